@@ -1,0 +1,1 @@
+"""bnncc: compiles binary neural networks in ONNX for fast, exact CPU inference."""

@@ -1,0 +1,1 @@
+"""The graph passes that turn an ONNX model into a compiled one."""

@@ -1,0 +1,1 @@
+"""The C library: its binding, and the operators it adds to onnxruntime."""
