@@ -1,0 +1,239 @@
+"""What each custom op computes, written in standard ONNX ops: the bodies that every compiled file carries.
+
+onnxruntime prefers the library's kernel where the library is registered and runs the body where it is not, so a compiled
+file runs anywhere. The bodies are also the definition that the kernels are tested against.
+
+Packed signs: a +-1 tensor [..., L] is uint8 [..., ceil(L / 8)], bits along the last axis, little-endian, 1 for +1. The
+bodies use ops and types that onnxruntime's CPU provider has from opset 13 on; `+-1` sums are exact in float32 because
+the runtime admits at most 2**24 terms.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import parser
+
+DOMAIN = "bnncc"
+VERSION = 1
+MIN_OPSET = 13
+
+# Served by a kernel of the library; the other functions below are parts of these bodies only.
+KERNEL_OPS = (
+    "Binarize",
+    "UnpackSigns",
+    "MaxPoolSigns",
+    "BinaryConv",
+    "BinaryConvThreshold",
+    "BinaryConvDual",
+    "BinaryLinear",
+    "BinaryLinearThreshold",
+    "BinaryLinearDual",
+)
+
+_CONV_ATTRIBUTES = "weight_shape, width, strides, pads, dilations, group, pad_value"
+_CONV_CALL = (
+    "weight_shape: ints = @weight_shape, width: int = @width, strides: ints = @strides, pads: ints = @pads, "
+    "dilations: ints = @dilations, group: int = @group, pad_value: int = @pad_value"
+)
+_LINEAR_ATTRIBUTES = "weight_shape, width"
+_LINEAR_CALL = "weight_shape: ints = @weight_shape, width: int = @width"
+
+# Bits of the last axis as +-1 float32, the axis cut to `length` (int64 [1]).
+_UNPACK_TO_LENGTH = """
+UnpackToLength (packed, length) => (signs) {
+    shifts = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+    two_byte = Constant <value = uint8[1] {2}> ()
+    zero = Constant <value = int64[1] {0}> ()
+    eight = Constant <value = int64[1] {8}> ()
+    last = Constant <value = int64[1] {-1}> ()
+    one_f = Constant <value = float {1}> ()
+    two_f = Constant <value = float {2}> ()
+    bytes = Unsqueeze (packed, last)
+    shifted = BitShift <direction = "RIGHT"> (bytes, shifts)
+    bits = Mod (shifted, two_byte)
+    shape = Shape (packed)
+    outer = Slice (shape, zero, last)
+    byte_count = Gather (shape, last)
+    bit_count = Mul (byte_count, eight)
+    flat_shape = Concat <axis = 0> (outer, bit_count)
+    flat = Reshape (bits, flat_shape)
+    cut = Slice (flat, zero, length, last)
+    cut_f = Cast <to = 1> (cut)
+    doubled = Mul (cut_f, two_f)
+    signs = Sub (doubled, one_f)
+}"""
+
+# Booleans (true is +1) packed along the last axis, the last byte filled up with zeros.
+_PACK = """
+Pack (is_plus) => (packed) {
+    zero = Constant <value = int64[1] {0}> ()
+    one = Constant <value = int64[1] {1}> ()
+    seven = Constant <value = int64[1] {7}> ()
+    eight = Constant <value = int64[1] {8}> ()
+    last = Constant <value = int64[1] {-1}> ()
+    zero_f = Constant <value = float {0}> ()
+    place_values = Constant <value = float[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+    shape = Shape (is_plus)
+    rank = Shape (shape)
+    outer = Slice (shape, zero, last)
+    length = Gather (shape, last)
+    length_up = Add (length, seven)
+    byte_count = Div (length_up, eight)
+    bit_count = Mul (byte_count, eight)
+    missing = Sub (bit_count, length)
+    two_ranks = Add (rank, rank)
+    leading = Sub (two_ranks, one)
+    no_pads = ConstantOfShape <value = int64[1] {0}> (leading)
+    pads = Concat <axis = 0> (no_pads, missing)
+    bits = Cast <to = 1> (is_plus)
+    filled = Pad (bits, pads, zero_f)
+    grouped_shape = Concat <axis = 0> (outer, byte_count, eight)
+    grouped = Reshape (filled, grouped_shape)
+    sums = MatMul (grouped, place_values)
+    packed = Cast <to = 2> (sums)
+}"""
+
+_UNPACK_SIGNS = """
+UnpackSigns <width> (packed) => (signs) {
+    one = Constant <value = int64[1] {1}> ()
+    width = Constant <value_int: int = @width> ()
+    length = Reshape (width, one)
+    signs = bnncc.UnpackToLength (packed, length)
+}"""
+
+_BINARIZE = """
+Binarize <nan_bit> (x, threshold, direction) => (packed) {
+    zero_b = Constant <value = int8 {0}> ()
+    zero_i = Constant <value = int64 {0}> ()
+    two = Constant <value = int64[1] {2}> ()
+    lead = Constant <value = int64[2] {1, -1}> ()
+    shape = Shape (x)
+    rank = Shape (shape)
+    trailing = Sub (rank, two)
+    ones = ConstantOfShape <value = int64[1] {1}> (trailing)
+    per_channel = Concat <axis = 0> (lead, ones)
+    t = Reshape (threshold, per_channel)
+    d = Reshape (direction, per_channel)
+    upward = Greater (d, zero_b)
+    above = GreaterOrEqual (x, t)
+    below = LessOrEqual (x, t)
+    downward = Not (upward)
+    above_up = And (above, upward)
+    below_down = And (below, downward)
+    compared = Or (above_up, below_down)
+    nan_bit = Constant <value_int: int = @nan_bit> ()
+    nan_is_plus = Greater (nan_bit, zero_i)
+    is_nan = IsNaN (x)
+    nan_plus = And (is_nan, nan_is_plus)
+    is_plus = Or (compared, nan_plus)
+    packed = bnncc.Pack (is_plus)
+}"""
+
+# The maximum of signs over a window, or the minimum where `direction` is -1: min(x) = -max(-x).
+_MAX_POOL_SIGNS = """
+MaxPoolSigns <width, kernel_shape, strides, pads, dilations, ceil_mode> (packed, direction) => (pooled) {
+    zero_f = Constant <value = float {0}> ()
+    per_channel = Constant <value = int64[4] {1, -1, 1, 1}> ()
+    direction_f = Cast <to = 1> (direction)
+    d = Reshape (direction_f, per_channel)
+    signs = bnncc.UnpackSigns <width: int = @width> (packed)
+    turned = Mul (signs, d)
+    maxima = MaxPool <kernel_shape: ints = @kernel_shape, strides: ints = @strides, pads: ints = @pads,
+                      dilations: ints = @dilations, ceil_mode: int = @ceil_mode> (turned)
+    result = Mul (maxima, d)
+    is_plus = Greater (result, zero_f)
+    pooled = bnncc.Pack (is_plus)
+}"""
+
+# The integer convolution of signs by signs as float32. Pads are (top, left, bottom, right) of value pad_value.
+_CONV_DOT = f"""
+ConvDot <{_CONV_ATTRIBUTES}> (packed, weight) => (dot) {{
+    zero = Constant <value = int64[1] {{0}}> ()
+    one = Constant <value = int64[1] {{1}}> ()
+    two = Constant <value = int64[1] {{2}}> ()
+    four = Constant <value = int64[1] {{4}}> ()
+    outer = Constant <value = int64[2] {{0, 0}}> ()
+    weight_shape = Constant <value_ints: ints = @weight_shape> ()
+    fan_in_shape = Slice (weight_shape, one, four)
+    fan_in = ReduceProd <keepdims = 1> (fan_in_shape)
+    weight_flat = bnncc.UnpackToLength (weight, fan_in)
+    weight_signs = Reshape (weight_flat, weight_shape)
+    signs = bnncc.UnpackSigns <width: int = @width> (packed)
+    pads = Constant <value_ints: ints = @pads> ()
+    begin = Slice (pads, zero, two)
+    end = Slice (pads, two, four)
+    all_pads = Concat <axis = 0> (outer, begin, outer, end)
+    pad_value = Constant <value_int: int = @pad_value> ()
+    pad_value_f = Cast <to = 1> (pad_value)
+    padded = Pad (signs, all_pads, pad_value_f)
+    dot = Conv <strides: ints = @strides, dilations: ints = @dilations, group: int = @group> (padded, weight_signs)
+}}"""
+
+_LINEAR_DOT = f"""
+LinearDot <{_LINEAR_ATTRIBUTES}> (packed, weight) => (dot) {{
+    one = Constant <value = int64[1] {{1}}> ()
+    two = Constant <value = int64[1] {{2}}> ()
+    weight_shape = Constant <value_ints: ints = @weight_shape> ()
+    fan_in = Slice (weight_shape, one, two)
+    weight_signs = bnncc.UnpackToLength (weight, fan_in)
+    signs = bnncc.UnpackSigns <width: int = @width> (packed)
+    features = Flatten <axis = 1> (signs)
+    columns = Transpose <perm = [1, 0]> (weight_signs)
+    dot = MatMul (features, columns)
+}}"""
+
+
+def _epilogues(name: str, attributes: str, call: str, per_channel_shape: str) -> list[str]:
+    """The three forms of a binary layer over the same dot product: float, packed signs, both."""
+    dot = f"dot = bnncc.{name.removeprefix('Binary')}Dot <{call}> (packed, weight)"
+    shape = f"per_channel = Constant <value = {per_channel_shape}> ()"
+    affine = """
+    channel_scale = Reshape (scale, per_channel)
+    channel_shift = Reshape (shift, per_channel)
+    scaled = Mul (dot, channel_scale)
+    y = Add (scaled, channel_shift)"""
+    compare = """
+    channel_threshold = Reshape (threshold, per_channel)
+    dot_i = Cast <to = 6> (dot)
+    is_plus = GreaterOrEqual (dot_i, channel_threshold)
+    bits = bnncc.Pack (is_plus)"""
+    return [
+        f"{name} <{attributes}> (packed, weight, scale, shift) => (y) {{\n    {dot}\n    {shape}{affine}\n}}",
+        f"{name}Threshold <{attributes}> (packed, weight, threshold) => (bits) {{\n    {dot}\n    {shape}{compare}\n}}",
+        f"{name}Dual <{attributes}> (packed, weight, scale, shift, threshold) => (y, bits) "
+        f"{{\n    {dot}\n    {shape}{affine}{compare}\n}}",
+    ]
+
+
+_BODIES = (
+    _UNPACK_TO_LENGTH,
+    _PACK,
+    _UNPACK_SIGNS,
+    _BINARIZE,
+    _MAX_POOL_SIGNS,
+    _CONV_DOT,
+    _LINEAR_DOT,
+    *_epilogues("BinaryConv", _CONV_ATTRIBUTES, _CONV_CALL, "int64[4] {1, -1, 1, 1}"),
+    *_epilogues("BinaryLinear", _LINEAR_ATTRIBUTES, _LINEAR_CALL, "int64[2] {1, -1}"),
+)
+
+
+def all_functions(opset: int) -> list[onnx.FunctionProto]:
+    """FunctionProtos of every op of the domain `bnncc`, for a model of the given default-domain opset (>= 13)."""
+    if opset < MIN_OPSET:
+        raise ValueError(f"function bodies need opset {MIN_OPSET} or later, not {opset}")
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}, "{DOMAIN}" : {VERSION}]>'
+    return [parser.parse_function(header + body) for body in _BODIES]
+
+
+def functions_for(graph: onnx.GraphProto, opset: int) -> list[onnx.FunctionProto]:
+    """The functions that the graph's nodes need, directly or through one another, in definition order."""
+    by_name = {function.name: function for function in all_functions(opset)}
+    wanted: set[str] = set()
+    pending = [node.op_type for node in graph.node if node.domain == DOMAIN]
+    while pending:
+        name = pending.pop()
+        if name not in wanted:
+            wanted.add(name)
+            pending += [node.op_type for node in by_name[name].node if node.domain == DOMAIN]
+    return [function for name, function in by_name.items() if name in wanted]

@@ -1,0 +1,174 @@
+/* bnncc's C API: exact binary convolution and its companions on packed signs, and the entry point for onnxruntime.
+ *
+ * Packed signs. A +-1 tensor of shape [d0, ..., dn-1] is stored as bytes [d0, ..., dn-2, ceil(dn-1 / 8)]: bits along
+ * the last axis, little-endian (element j is bit j % 8 of byte j / 8), 1 for +1 and 0 for -1. The unused high bits of
+ * a row's last byte are ignored on input and 0 on output. An NCHW activation is thus one bit-plane per channel.
+ *
+ * Every function is re-entrant; the library has no mutable state. Objects are immutable once created, so one object
+ * may be run by many threads at once. Errors are returned, never printed; no function aborts.
+ */
+#ifndef BNNCC_H
+#define BNNCC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define BNNCC_API __declspec(dllexport)
+#else
+#define BNNCC_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum bnncc_status {
+    BNNCC_OK = 0,
+    BNNCC_INVALID_ARGUMENT = 1, /* a size, attribute or pointer that cannot be; the message says which */
+    BNNCC_OUT_OF_MEMORY = 2,
+    BNNCC_UNSUPPORTED = 3, /* an instruction set that this CPU, or this build, does not have */
+} bnncc_status;
+
+/* Where a function that can fail writes why, as one line. May be NULL. */
+typedef struct bnncc_error {
+    char message[256];
+} bnncc_error;
+
+/* ---- Instruction sets ------------------------------------------------------------------------------------------ */
+
+typedef enum bnncc_isa {
+    BNNCC_ISA_AUTO = 0, /* the environment variable BNNCC_ISA if set, else the best that the CPU has */
+    BNNCC_ISA_PORTABLE = 1,
+    BNNCC_ISA_AVX2 = 2,
+    BNNCC_ISA_AVX512BW = 3,
+    BNNCC_ISA_AVX512VPOPCNTDQ = 4,
+} bnncc_isa;
+
+BNNCC_API const char *bnncc_version(void);
+/* "portable", "avx2", "avx512bw", "avx512vpopcntdq" (the values of BNNCC_ISA); NULL for another value. */
+BNNCC_API const char *bnncc_isa_name(bnncc_isa isa);
+/* 1 where this CPU and operating system can run it, else 0. */
+BNNCC_API int bnncc_isa_supported(bnncc_isa isa);
+/* What `requested` stands for on this machine; BNNCC_UNSUPPORTED where it cannot run here. */
+BNNCC_API bnncc_status bnncc_isa_resolve(bnncc_isa requested, bnncc_isa *resolved, bnncc_error *error);
+
+/* ---- Threads --------------------------------------------------------------------------------------------------- */
+
+/* How a run spreads its work: `run` calls task(argument, i) for every i in [0, count), in any order, on any threads,
+ * and returns when all are done. Results never depend on it. A NULL bnncc_parallel runs everything on the caller. */
+typedef struct bnncc_parallel {
+    void (*run)(void *context, void (*task)(void *argument, size_t index), void *argument, size_t count);
+    void *context;
+} bnncc_parallel;
+
+/* ---- Epilogues: what becomes of the integer dot product ---------------------------------------------------------- */
+
+/* dot is the exact integer sum of products. Float output: dot * scale + shift, each step rounded to float32 (no fused
+ * multiply-add), as onnxruntime's BatchNormalization rounds. Bit output: dot >= threshold. At least one of
+ * the two must be asked for. The arrays are copied at creation. */
+typedef struct bnncc_epilogue {
+    const float *scale, *shift; /* NULL for no float output; else scale_count and shift_count values */
+    size_t scale_count, shift_count; /* 1 (shared) or the number of output channels */
+    const int32_t *threshold; /* NULL for no bit output; else one value per output channel */
+    size_t threshold_count;
+} bnncc_epilogue;
+
+/* ---- Binary convolution -------------------------------------------------------------------------------------------- */
+
+/* x: packed signs [batch, in_channels, height, ceil(width / 8)]; weight: packed signs [out_channels, ceil(K / 8)],
+ * K = (in_channels / group) * kernel_height * kernel_width in (channel, row, column) order. */
+typedef struct bnncc_conv_params {
+    int64_t out_channels, in_channels, group;
+    int64_t kernel_shape[2]; /* height, width */
+    int64_t strides[2], dilations[2];
+    int64_t pads[4];   /* top, left, bottom, right */
+    int64_t pad_value; /* 0: padding contributes nothing; +1 or -1: padding of that sign */
+    int64_t width;     /* of the input, in pixels */
+} bnncc_conv_params;
+
+typedef struct bnncc_conv bnncc_conv;
+
+BNNCC_API bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
+                                         const bnncc_epilogue *epilogue, bnncc_isa isa, bnncc_conv **conv,
+                                         bnncc_error *error);
+BNNCC_API void bnncc_conv_destroy(bnncc_conv *conv);
+/* Output height for an input height, and the (fixed) output width in pixels. */
+BNNCC_API bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int64_t *out_height,
+                                               int64_t *out_width, bnncc_error *error);
+/* The instruction set and kernel in use, for reports: "dot/avx512vpopcntdq". */
+BNNCC_API const char *bnncc_conv_kernel(const bnncc_conv *conv);
+/* y: float32 [batch, out_channels, out_height, out_width] or NULL where the epilogue gives no float output;
+ * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)] or NULL likewise. */
+BNNCC_API bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
+                                      uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
+
+/* ---- Binary linear layer -------------------------------------------------------------------------------------------- */
+
+/* x: packed signs [batch, rows, ceil(width / 8)], flattened to K = rows * width features; weight: [out_features,
+ * ceil(K / 8)]; y: float32 [batch, out_features]; bits: [batch, ceil(out_features / 8)]. */
+typedef struct bnncc_linear_params {
+    int64_t out_features, rows, width;
+} bnncc_linear_params;
+
+typedef struct bnncc_linear bnncc_linear;
+
+BNNCC_API bnncc_status bnncc_linear_create(const bnncc_linear_params *params, const uint8_t *weight, size_t weight_size,
+                                           const bnncc_epilogue *epilogue, bnncc_isa isa, bnncc_linear **linear,
+                                           bnncc_error *error);
+BNNCC_API void bnncc_linear_destroy(bnncc_linear *linear);
+BNNCC_API const char *bnncc_linear_kernel(const bnncc_linear *linear);
+BNNCC_API bnncc_status bnncc_linear_run(const bnncc_linear *linear, const uint8_t *x, int64_t batch, float *y,
+                                        uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
+
+/* ---- Between the layers ----------------------------------------------------------------------------------------------- */
+
+/* bits[r, :] = packed (x[r, j] >= threshold) where direction is +1, (x <= threshold) where it is -1, nan_bit for NaN.
+ * x: float32 [batch, channels, rows, width]; threshold_count and direction_count: 1 or `channels`.
+ * A [batch, features] tensor whose channels are its features is passed as channels = 1, rows = 1, width = features with
+ * threshold_count and direction_count 1 or `features` and per_feature = 1. */
+typedef struct bnncc_binarize_params {
+    int64_t channels, rows, width;
+    int per_feature; /* thresholds run along the last axis instead of `channels` */
+    int nan_bit;
+    const float *threshold;
+    size_t threshold_count;
+    const int8_t *direction;
+    size_t direction_count;
+} bnncc_binarize_params;
+
+BNNCC_API bnncc_status bnncc_binarize(const bnncc_binarize_params *params, const float *x, int64_t batch, uint8_t *bits,
+                                      bnncc_isa isa, const bnncc_parallel *parallel, bnncc_error *error);
+
+/* y[r, j] = +-1 as float32 from packed rows; `rows` rows of `width` signs. */
+BNNCC_API bnncc_status bnncc_unpack_signs(const uint8_t *bits, int64_t rows, int64_t width, float *y,
+                                          const bnncc_parallel *parallel, bnncc_error *error);
+
+/* Max-pooling of signs on bits: the maximum over the valid taps of a window where direction is +1, the minimum where it
+ * is -1 (a batch-norm of negative slope between the pooling and the binarizer). Sizes as ONNX MaxPool. */
+typedef struct bnncc_pool_params {
+    int64_t channels, height, width;
+    int64_t kernel_shape[2], strides[2], dilations[2];
+    int64_t pads[4]; /* top, left, bottom, right */
+    int ceil_mode;
+    const int8_t *direction;
+    size_t direction_count; /* 1 or `channels` */
+} bnncc_pool_params;
+
+BNNCC_API bnncc_status bnncc_pool_output_shape(const bnncc_pool_params *params, int64_t *out_height, int64_t *out_width,
+                                               bnncc_error *error);
+BNNCC_API bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t *x, int64_t batch,
+                                            uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
+
+/* ---- onnxruntime -------------------------------------------------------------------------------------------------------- */
+
+struct OrtSessionOptions;
+struct OrtApiBase;
+struct OrtStatus;
+/* What onnxruntime's register_custom_ops_library / RegisterCustomOpsLibrary_V2 look up. */
+BNNCC_API struct OrtStatus *RegisterCustomOps(struct OrtSessionOptions *options, const struct OrtApiBase *api_base);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* BNNCC_H */
