@@ -1,13 +1,30 @@
-"""The errors that a user of bnncc can cause."""
+"""The errors that a user can cause, and the exit status that each one gives on the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnncc.report import Report
 
 
 class BnnccError(Exception):
-    """Base of every error that a user can cause."""
+    """Base of all errors that a user can cause. The message is one line that names the file, the node and the cause."""
+
+    exit_status = 1
 
 
 class BadInput(BnnccError):
-    """A file, argument or model that cannot be used; one line that names file, node and cause (exit status 2)."""
+    """A model, data file, config or option that cannot be used. Exit status 2."""
+
+    exit_status = 2
 
 
 class GateFailed(BnnccError):
-    """A requested gate or the verification did not hold (exit status 1)."""
+    """A verification or a gate failed. Exit status 1. `report` is the report up to that point, where there is one."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, report: Report | None = None) -> None:
+        super().__init__(message)
+        self.report = report
