@@ -1,0 +1,370 @@
+"""The command line: compile, inspect, verify, bench, run.
+
+Exit status: 0 done; 1 a gate or a verification failed; 2 bad usage or bad input, with one line on stderr that names the
+cause. Results go to stdout, progress to stderr and only when that is a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bnncc import __version__
+from bnncc.config import Config, load_config
+from bnncc.errors import BadInput, BnnccError, GateFailed
+
+# What a table is laid out for when stdout is no terminal.
+_PLAIN_WIDTH = 100
+_INTERRUPTED = 130
+
+Printer = Callable[[Console], None]
+
+
+def emit(text: str) -> None:
+    """Write to stdout; a reader that went away (`| head`) does not change the exit status."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def emit_tables(draw: Printer) -> None:
+    """Draw on stdout in colours if it is a terminal, plainly and 100 columns wide if not."""
+    terminal = sys.stdout.isatty()
+    buffer = io.StringIO()
+    width = None if terminal else _PLAIN_WIDTH
+    draw(Console(file=buffer, force_terminal=terminal, width=width, color_system="auto" if terminal else None))
+    # rich fills rows up to the table's width
+    emit("".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines()))
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Callable[[str], None] | None]:
+    """Show what is going on in one line of stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with Console(stderr=True).status("") as status:
+        yield lambda text: status.update(text.replace("[", r"\["))
+
+
+class _Group(click.Group):
+    """Turns every error that a user can cause into one line and an exit status, wherever the group is called from."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        try:
+            status = super().main(args=arguments, prog_name=prog_name, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = error.exit_code
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx is not None else "bnncc"
+            click.echo(f"{command}: {_flat(error.format_message())} (see {command} --help)", err=True)
+            status = 2
+        except click.ClickException as error:
+            click.echo(f"bnncc: {_flat(error.format_message())}", err=True)
+            status = 2
+        except click.Abort:
+            click.echo("bnncc: interrupted", err=True)
+            status = _INTERRUPTED
+        except BnnccError as error:
+            if _verbose(arguments):
+                traceback.print_exc()
+            click.echo(f"bnncc: {_flat(str(error))}", err=True)
+            status = error.exit_status
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _verbose(arguments: Sequence[str]) -> bool:
+    return "-v" in arguments or "--verbose" in arguments
+
+
+class _InputShape(click.ParamType):
+    """NAME=1,3,224,224: a name, and a size or -1 per axis."""
+
+    name = "NAME=SIZES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[int]]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, sizes = str(value).rpartition("=")
+        try:
+            shape = [int(size) for size in sizes.split(",")]
+        except ValueError:
+            shape = []
+        if not separator or not name or not shape:
+            self.fail(f"{value!r} is not of the form image=1,3,224,224", param, ctx)
+        return name, shape
+
+
+def _options(*options: Callable) -> Callable:
+    """Apply several options to a command, in the order in which its help shows them."""
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+# Existence is checked where a file is read: there is one message for each cause there.
+_FILE = click.Path(path_type=Path)
+
+_model = click.argument("model", type=_FILE, metavar="MODEL.onnx")
+_data = click.option("--data", type=_FILE, metavar="X.npz", help='Inputs by name, and "labels" if any.')
+_threads = click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="N",
+    help="Of onnxruntime; 0: all. [default: 1]",
+)
+_seed = click.option(
+    "--seed", type=click.IntRange(min=0), default=None, metavar="N", help="Of the random inputs. [default: 0]"
+)
+_shapes = click.option(
+    "--input-shape",
+    "input_shapes",
+    type=_InputShape(),
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Fix the dynamic dimensions of an input; -1 leaves one.",
+)
+_samples = click.option(
+    "--verify-samples", type=click.IntRange(min=1), default=None, metavar="N", help="Random samples. [default: 32]"
+)
+_json = click.option("--json", "json_file", type=_FILE, metavar="F.json", help="Write the figures to a file.")
+_verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, expose_value=False, help="Show a traceback with an error."
+)
+_output_gates = _options(
+    click.option("--min-argmax-agreement", type=float, metavar="SHARE", help="Gate: least share of the same class."),
+    click.option("--max-abs-diff", type=float, metavar="D", help="Gate: outputs differ by at most this."),
+)
+
+
+def _config(file: Path | None = None, input_shapes: Sequence[tuple[str, list[int]]] = (), **options: Any) -> Config:
+    """Lay the options that were given over the config file's, or over the defaults."""
+    config = load_config(file) if file is not None else Config()
+    given = {name: value for name, value in options.items() if value is not None}
+    shapes = {**config.input_shapes, **dict(input_shapes)}
+    return config.replace(input_shapes=shapes, **given)
+
+
+def _write_json(report: Any, path: Path | None, inputs: Sequence[Path | None]) -> None:
+    from bnncc.model_io import write_text
+    from bnncc.report import to_json
+
+    if path is not None:
+        write_text(to_json(report), path, [file for file in inputs if file is not None])
+
+
+def _check_json(path: Path | None, inputs: Sequence[Path | None]) -> None:
+    """Refuse an impossible report file before the work rather than after."""
+    from bnncc.model_io import check_output_path
+
+    if path is not None:
+        check_output_path(path, [file for file in inputs if file is not None])
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="bnncc %(version)s")
+@_verbose_option
+def main() -> None:
+    """Compile binary neural networks in ONNX for fast, exact inference on CPUs with onnxruntime."""
+
+
+@main.command("compile")
+@_model
+@click.option("-o", "--output", type=_FILE, required=True, metavar="OUT.onnx", help="Where the compiled model goes.")
+@click.option("--config", "config_file", type=_FILE, metavar="C.toml", help="Options in a file; those here go first.")
+@click.option("--report", "report_file", type=_FILE, metavar="R.json", help="Write the whole report to a file.")
+@_data
+@click.option("--dump-passes", type=_FILE, metavar="DIR", help="Write the model after each pass.")
+@_options(_output_gates)
+@click.option("--min-speedup", type=float, metavar="RATIO", help="Gate: at least this many times as fast (measured).")
+@click.option("--require-binary", type=click.Choice(["all"]), help="Gate: every layer that could be binary is.")
+@click.option("--verify/--no-verify", default=None, help="Compare with the original before writing. [default: verify]")
+@_options(_samples, _seed, _threads, _shapes)
+@click.option("-q", "--quiet", is_flag=True, help="Print no tables.")
+@_verbose_option
+def compile_command(
+    model: Path,
+    output: Path,
+    config_file: Path | None,
+    report_file: Path | None,
+    data: Path | None,
+    dump_passes: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Compile the binary layers of MODEL.onnx, verify the result against it, and write it to OUT.onnx."""
+    from bnncc.pipeline import compile as compile_model
+    from bnncc.report import Report, print_report
+
+    config = _config(config_file, **options)
+    inputs = [model, data, config_file]
+    _check_json(report_file, inputs)
+    if report_file is not None and report_file.resolve() == output.resolve():
+        raise BadInput(f"{report_file}: is the output as well as the report")
+
+    def show(report: Report) -> None:
+        _write_json(report, report_file, inputs)
+        if not quiet:
+            emit_tables(lambda console: print_report(report, console))
+
+    try:
+        with progress_line() as progress:
+            result = compile_model(model, output, config, data=data, dump_passes=dump_passes, progress=progress)
+    except GateFailed as error:
+        if error.report is not None:
+            show(error.report)
+        raise
+    show(result.report)
+    if not quiet:
+        emit(f"\nwritten to {output}\n")
+
+
+@main.command("inspect")
+@_model
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--config", "config_file", type=_FILE, metavar="C.toml", help="Options of the compilation to look into.")
+@_shapes
+@_verbose_option
+def inspect_command(model: Path, as_json: bool, config_file: Path | None, **options: Any) -> None:
+    """Say what is binary in MODEL.onnx, what could be and why not, or what is in a compiled model."""
+    from bnncc.inspection import inspect
+    from bnncc.report import print_report
+
+    with progress_line() as progress:
+        report = inspect(model, _config(config_file, **options), progress)
+    if as_json:
+        emit(report.to_json())
+    else:
+        emit_tables(lambda console: print_report(report, console))
+
+
+@main.command("verify")
+@click.argument("reference", type=_FILE, metavar="A.onnx")
+@click.argument("compiled", type=_FILE, metavar="B.onnx")
+@_data
+@_options(_output_gates)
+@click.option(
+    "--through",
+    type=click.Choice(["library", "functions"]),
+    default="library",
+    help="Run compiled models on the library or on their function bodies. [default: library]",
+)
+@_options(_samples, _seed, _threads, _shapes, _json)
+@_verbose_option
+def verify_command(
+    reference: Path, compiled: Path, data: Path | None, through: str, json_file: Path | None, **options: Any
+) -> None:
+    """Compare two models on random inputs and on data: bits at the binarizers if B was compiled from A, and outputs."""
+    from bnncc.gates import failures, verify_gates
+    from bnncc.report import print_gates, print_verify
+    from bnncc.verification import verify
+
+    config = _config(**options)
+    inputs = [reference, compiled, data]
+    _check_json(json_file, inputs)
+    with progress_line() as progress:
+        report = verify(reference, compiled, data, config, through, progress)
+    gates = verify_gates(config, report)
+    _write_json(report, json_file, inputs)
+
+    def draw(console: Console) -> None:
+        print_verify(report, console)
+        print_gates(gates, console)
+
+    emit_tables(draw)
+    causes = failures(gates)
+    if not report.passed:
+        causes.insert(0, f"{report.flipped_bits} flipped bits")
+    if causes:
+        raise GateFailed(f"{compiled}: {'; '.join(causes)}")
+
+
+@main.command("bench")
+@_model
+@click.option("--against", type=_FILE, metavar="OTHER.onnx", help="A model to time in turns with it.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples per call. [default: 1]")
+@_data
+@click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="Calls of each model.")
+@click.option(
+    "--min-time",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    metavar="S",
+    help="Seconds, without --repeats. [default: 2]",
+)
+@_options(_seed, _threads, _shapes, _json)
+@_verbose_option
+def bench_command(
+    model: Path,
+    against: Path | None,
+    batch: int | None,
+    data: Path | None,
+    repeats: int | None,
+    min_time: float,
+    threads: int | None,
+    json_file: Path | None,
+    **options: Any,
+) -> None:
+    """Time calls of MODEL.onnx, and of another model in turns with it: medians and their ratio."""
+    from bnncc.benchmark import bench
+    from bnncc.report import print_bench
+
+    inputs = [model, against, data]
+    _check_json(json_file, inputs)
+    threads = 1 if threads is None else threads
+    with progress_line() as progress:
+        report = bench(model, against, threads, batch, data, repeats, min_time, _config(**options), progress)
+    _write_json(report, json_file, inputs)
+    emit_tables(lambda console: print_bench(report, console))
+
+
+@main.command("run")
+@_model
+@click.option(
+    "--data", type=_FILE, required=True, metavar="X.npz", help='Inputs by name, and "labels" if there are any.'
+)
+@click.option("-o", "--output", type=_FILE, metavar="Y.npz", help="Write the outputs, by name.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples per call. [default: 32]")
+@_options(_threads, _shapes, _json)
+@_verbose_option
+def run_command(
+    model: Path,
+    data: Path,
+    output: Path | None,
+    batch: int | None,
+    threads: int | None,
+    json_file: Path | None,
+    **options: Any,
+) -> None:
+    """Run MODEL.onnx, compiled or not, over the samples of a data file and sum up what it gives."""
+    from bnncc.running import print_run, run_file
+
+    inputs = [model, data]
+    _check_json(json_file, inputs)
+    with progress_line() as progress:
+        report = run_file(model, data, output, batch, 1 if threads is None else threads, _config(**options), progress)
+    _write_json(report, json_file, inputs)
+    emit_tables(lambda console: print_run(report, console))

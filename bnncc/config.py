@@ -1,0 +1,110 @@
+"""What a compilation does and which gates it must pass: the `Config` dataclass and its TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from bnncc.errors import BadInput
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the standard library has it from 3.11 on
+    import tomli as tomllib
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config:
+    """Options of `bnncc.compile`; a TOML file has the same names at its top level, `input_shapes` as a table.
+
+    Raises BadInput for a value of the wrong type or out of range.
+    """
+
+    fold_batchnorm: bool = True
+    """Fold BatchNormalization into the float layer before it."""
+    lower: bool = True
+    """Replace binary layers by the packed kernels; without it the graph is only cleaned and folded."""
+    verify: bool = True
+    """Compare the compiled model with the original before it is written."""
+    verify_samples: int = 32
+    """Seeded random samples to verify on, beside the data that is given."""
+    seed: int = 0
+    """Seed of the random inputs."""
+    threads: int = 1
+    """Threads of onnxruntime in verification and measurement. 0: as many as onnxruntime likes."""
+    input_shapes: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    """Shape per input name; a positive number fixes a dynamic dimension, -1 leaves it as it is."""
+    min_argmax_agreement: float | None = None
+    """Gate: smallest share (0 to 1) of samples on which both models name the same class."""
+    max_abs_diff: float | None = None
+    """Gate: largest absolute difference of the outputs, over the samples without near-ties."""
+    min_speedup: float | None = None
+    """Gate: smallest ratio of the original's median time to the compiled model's."""
+    require_binary: str | None = None
+    """Gate: "all" fails the compilation when a layer that could be binary is not."""
+
+    def __post_init__(self) -> None:
+        for name in ("fold_batchnorm", "lower", "verify"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"config: {name} must be true or false, not {getattr(self, name)!r}")
+        for name, least in (("verify_samples", 1), ("seed", 0), ("threads", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise BadInput(f"config: {name} must be a whole number of at least {least}, not {value!r}")
+        for name, most in (("min_argmax_agreement", 1.0), ("max_abs_diff", None), ("min_speedup", None)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not value >= 0 or (most is not None and value > most):
+                limits = "of at least 0" if most is None else f"between 0 and {most:g}"
+                raise BadInput(f"config: {name} must be a number {limits}, not {value!r}")
+        if self.require_binary not in (None, "all"):
+            raise BadInput(f'config: require_binary can only be "all", not {self.require_binary!r}')
+        if not isinstance(self.input_shapes, dict):
+            raise BadInput("config: input_shapes must be a table such as {image = [-1, 3, 224, 224]}")
+        for name, shape in self.input_shapes.items():
+            valid = isinstance(shape, list) and all(
+                isinstance(size, int) and not isinstance(size, bool) and (size > 0 or size == -1) for size in shape
+            )
+            if not isinstance(name, str) or not valid:
+                raise BadInput(
+                    f"config: input_shapes.{name} must be a list of positive numbers, or -1 to leave one dynamic, "
+                    f"not {shape!r}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> Config:
+        """Return a copy with some options changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read a TOML file of `Config` options.
+
+    Raises BadInput, naming the file, for a missing file, for what is not TOML, and for an unknown or invalid option.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot read the config: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not a TOML file: {error}") from error
+    known = [field.name for field in dataclasses.fields(Config)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            raise BadInput(f"{path}: unknown option {key!r}; {hint}")
+    try:
+        return Config(**values)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error

@@ -1,0 +1,217 @@
+"""Inputs for a model: from an .npz file or seeded random numbers; checked, and cut into batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from bnncc.errors import BadInput
+
+LABELS = "labels"
+
+# Side of an image, or length of a sequence, where a model leaves it open and nobody says.
+_GUESSED_SIZE = 32
+
+Feeds = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An input that a caller of the model must give: its dtype, and per axis a size or None where it is dynamic."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+
+    @property
+    def label(self) -> str:
+        """The input in words, for messages."""
+        return f"{self.dtype} {[size if size is not None else '?' for size in self.shape]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """The inputs of a model, and whether their first axis is one batch of independent samples."""
+
+    inputs: tuple[Input, ...]
+    batched: bool
+    fixed_batch: int | None
+    """Size of the first axis where the model fixes it, else None."""
+
+
+def model_inputs(
+    model: onnx.ModelProto, shapes: Mapping[str, list[int]] | None = None, name: str = "model"
+) -> Signature:
+    """Read the inputs of a model, without those that initializers provide.
+
+    `shapes` fixes dynamic dimensions (-1 leaves one as it is). Raises BadInput for an input that is no tensor or that
+    `shapes` contradicts; `name` is the model's in messages.
+    """
+    shapes = dict(shapes or {})
+    provided = {tensor.name for tensor in model.graph.initializer}
+    inputs = []
+    for value in model.graph.input:
+        if value.name in provided:
+            continue
+        if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+            raise BadInput(f"{name}: input {value.name!r} is not a tensor of known rank")
+        tensor = value.type.tensor_type
+        shape = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
+        fixed = shapes.pop(value.name, None)
+        if fixed is not None:
+            if len(fixed) != len(shape):
+                raise BadInput(f"{name}: input {value.name!r} has {len(shape)} axes, input_shapes gives {len(fixed)}")
+            for axis, size in enumerate(fixed):
+                if size != -1 and shape[axis] not in (None, size):
+                    raise BadInput(
+                        f"{name}: axis {axis} of input {value.name!r} is {shape[axis]}, input_shapes says {size}"
+                    )
+                shape[axis] = shape[axis] if size == -1 else size
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        except KeyError as error:
+            raise BadInput(f"{name}: input {value.name!r} has no known element type") from error
+        inputs.append(Input(value.name, np.dtype(dtype), tuple(shape)))
+    if shapes:
+        known = ", ".join(repr(item.name) for item in inputs)
+        raise BadInput(f"{name}: input_shapes names {sorted(shapes)[0]!r}, the inputs are {known}")
+    firsts = {item.shape[0] if item.shape else -1 for item in inputs}
+    batched = len(firsts) == 1 and -1 not in firsts
+    return Signature(tuple(inputs), batched, next(iter(firsts)) if batched else None)
+
+
+@dataclasses.dataclass
+class Samples:
+    """Inputs for some samples: along the first axis of each array, or one whole input if the model has no batch."""
+
+    feeds: Feeds
+    labels: np.ndarray | None
+    """int64 [samples], or None."""
+    signature: Signature
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        if not self.signature.batched or not self.feeds:
+            return 1
+        return len(next(iter(self.feeds.values())))
+
+    def batches(self, size: int) -> Iterator[tuple[Feeds, int]]:
+        """Yield (feeds, valid): batches of `size`, or of the size that the model fixes.
+
+        The last batch of a model of fixed batch is filled up by repeating its last sample; `valid` tells how many
+        samples of a batch are real.
+        """
+        if not self.signature.batched:
+            yield self.feeds, 1
+            return
+        step = self.signature.fixed_batch or size
+        for start in range(0, self.count, step):
+            part = {name: array[start : start + step] for name, array in self.feeds.items()}
+            valid = min(step, self.count - start)
+            if self.signature.fixed_batch and valid < step:
+                part = {name: np.concatenate([a, np.repeat(a[-1:], step - valid, axis=0)]) for name, a in part.items()}
+            yield part, valid
+
+
+def load_samples(path: str | os.PathLike[str], signature: Signature) -> Samples:
+    """Read an .npz file: one array per input, under the input's name, and class numbers under "labels" if it has them.
+
+    Raises BadInput, naming the file and the array, for anything that does not fit the model.
+    """
+    path = Path(path)
+    arrays = _read_npz(path)
+    labels = arrays.pop(LABELS, None) if LABELS not in {item.name for item in signature.inputs} else None
+    wanted = [item.name for item in signature.inputs]
+    for name in wanted:
+        if name not in arrays:
+            there = ", ".join(repr(key) for key in arrays) or "none"
+            raise BadInput(f"{path}: no array for the input {name!r} (arrays there: {there})")
+    for name in arrays:
+        if name not in wanted:
+            raise BadInput(f"{path}: array {name!r} is no input of the model (inputs: {', '.join(map(repr, wanted))})")
+    for item in signature.inputs:
+        _check_array(path, item, arrays[item.name], signature.batched)
+    samples = Samples({name: np.ascontiguousarray(arrays[name]) for name in wanted}, None, signature)
+    counts = {name: len(arrays[name]) for name in wanted} if signature.batched else {}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise BadInput(f"{path}: arrays hold different numbers of samples: {listed}")
+    if labels is not None:
+        if labels.dtype.kind not in "iu" or labels.shape != (samples.count,):
+            raise BadInput(
+                f"{path}: labels must be whole numbers of shape [{samples.count}], "
+                f"not {labels.dtype} {list(labels.shape)}"
+            )
+        samples.labels = labels.astype(np.int64)
+    return samples
+
+
+def _read_npz(path: Path) -> Feeds:
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder, not an .npz file")
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise BadInput(f"{path}: one array without a name; save it with numpy.savez(path, INPUT_NAME=array)")
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path}: not a readable .npz file: {' '.join(str(error).split())[:200]}") from error
+
+
+def _check_array(path: Path, item: Input, array: np.ndarray, batched: bool) -> None:
+    if array.dtype != item.dtype:
+        raise BadInput(f"{path}: array {item.name!r} is {array.dtype}, the model takes {item.dtype}")
+    if array.ndim != len(item.shape):
+        raise BadInput(f"{path}: array {item.name!r} has shape {list(array.shape)}, the model takes {item.label}")
+    for axis, (size, wanted) in enumerate(zip(array.shape, item.shape, strict=True)):
+        if size == 0:
+            raise BadInput(f"{path}: array {item.name!r} is empty: shape {list(array.shape)}")
+        if wanted not in (None, size) and not (batched and axis == 0):
+            raise BadInput(f"{path}: array {item.name!r} has shape {list(array.shape)}, the model takes {item.label}")
+
+
+def guesses_sizes(signature: Signature) -> bool:
+    """Return whether `random_samples` has to guess a size that the model leaves open."""
+    first = 1 if signature.batched else 0
+    return any(size is None for item in signature.inputs for size in item.shape[first:])
+
+
+def random_samples(signature: Signature, count: int, seed: int) -> Samples:
+    """Make `count` seeded samples: floats from the normal distribution (so of both signs), small whole numbers.
+
+    Axes that the model leaves open, other than the batch, get 3 for the channels of an image and else 32: fix them with
+    `input_shapes` where that does not suit. A model without a batch axis gets one input.
+    """
+    generator = np.random.default_rng(seed)
+    feeds = {}
+    for item in signature.inputs:
+        shape = [size if size is not None else _GUESSED_SIZE for size in item.shape]
+        if len(shape) == 4 and item.shape[1] is None:
+            shape[1] = 3
+        if signature.batched:
+            shape[0] = count
+        feeds[item.name] = _random_array(generator, item.dtype, tuple(shape))
+    return Samples(feeds, None, signature)
+
+
+def _random_array(generator: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    if dtype.kind == "b":
+        return generator.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "iu":
+        low = 0 if dtype.kind == "u" or dtype.itemsize > 1 else -128
+        high = {("u", 1): 256, ("i", 1): 128}.get((dtype.kind, dtype.itemsize), 2)
+        return generator.integers(low, high, shape).astype(dtype)
+    if dtype.kind == "f" or dtype.name == "bfloat16":
+        return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+    raise BadInput(f"no random inputs of type {dtype}: give data")

@@ -1,0 +1,51 @@
+"""Gates: the conditions that a user sets for a result, checked against the report."""
+
+from __future__ import annotations
+
+from bnncc.config import Config
+from bnncc.report import BenchReport, GateReport, LayerReport, VerifyReport, percent_text
+
+
+def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport]:
+    """Check `min_argmax_agreement` and `max_abs_diff`; without a verification, or without classes, they fail."""
+    gates = []
+    if config.min_argmax_agreement is not None:
+        limit, value = config.min_argmax_agreement, verify.argmax_agreement if verify else None
+        passed = value is not None and value >= limit
+        found = percent_text(value) if value is not None else "no output with classes was compared"
+        text = f"same class: {found}, at least {percent_text(limit)} asked for"
+        gates.append(GateReport("min_argmax_agreement", limit, value, passed, text))
+    if config.max_abs_diff is not None:
+        limit, value = config.max_abs_diff, verify.max_abs_diff if verify else None
+        passed = value is not None and value <= limit
+        found = f"{value:.3g}" if value is not None else "not compared"
+        text = f"largest difference of the outputs: {found}, at most {limit:g} asked for"
+        gates.append(GateReport("max_abs_diff", limit, value, passed, text))
+    return gates
+
+
+def bench_gates(config: Config, bench: BenchReport | None) -> list[GateReport]:
+    """Check `min_speedup`."""
+    if config.min_speedup is None:
+        return []
+    limit, value = config.min_speedup, bench.ratio if bench else None
+    passed = value is not None and value >= limit
+    found = f"{value:.2f}x" if value is not None else "not measured"
+    return [GateReport("min_speedup", limit, value, passed, f"speed-up: {found}, at least {limit:g}x asked for")]
+
+
+def layer_gates(config: Config, layers: list[LayerReport]) -> list[GateReport]:
+    """Check `require_binary`: every layer with binary weights, or behind a binarizer, must be binary."""
+    if config.require_binary is None:
+        return []
+    left = [layer.name for layer in layers if layer.candidate and layer.status != "binary"]
+    text = "every layer that could be binary is"
+    if left:
+        named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        text = f"not binary though they could be: {named}"
+    return [GateReport("require_binary", config.require_binary, len(left), not left, text)]
+
+
+def failures(gates: list[GateReport]) -> list[str]:
+    """Return what the failed gates say."""
+    return [gate.text for gate in gates if not gate.passed]

@@ -1,0 +1,198 @@
+"""Compilation from end to end: load, run the passes, verify, measure if a gate asks, and only then write."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from bnncc import __version__
+from bnncc.benchmark import bench_models
+from bnncc.config import Config
+from bnncc.errors import BadInput, GateFailed
+from bnncc.gates import bench_gates, failures, layer_gates, verify_gates
+from bnncc.model_io import (
+    BNNCC_DOMAIN,
+    LoadedModel,
+    check_output_path,
+    load_model,
+    publish,
+    save_model,
+    staging_folder,
+    walk_nodes,
+    write_model,
+)
+from bnncc.passes import run_passes
+from bnncc.report import Report, SizeReport, layer_reports, pass_reports
+from bnncc.verification import SIGN_TENSORS_KEY, compare, sign_tensors_to_json
+
+Progress = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class CompileResult:
+    """What `bnncc.compile` gives back: the report, and the compiled model as a proto."""
+
+    report: Report
+    model: onnx.ModelProto
+
+
+def compile(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    config: Config | None = None,
+    data: str | os.PathLike[str] | None = None,
+    dump_passes: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> CompileResult:
+    """Compile the binary layers of an ONNX file.
+
+    `output`: where the compiled file goes (None: nowhere, it is only returned); `data`: an .npz file of real inputs, to
+    verify and measure on beside random ones; `dump_passes`: a folder for the model after each pass; `progress`: called
+    with a line on what is going on.
+
+    Raises BadInput for a model, file or option that cannot be used, and GateFailed, with the report, when the
+    compiled model does not agree with the original or a gate fails. After either, `output` is as it was before.
+    """
+    config = config or Config()
+    say = progress or (lambda text: None)
+    started = time.perf_counter()
+    loaded, target = _open(model, output, data)
+    outcome = _run_passes(loaded, config, dump_passes, say)
+    compiled: onnx.ModelProto = outcome.model
+    layers, passes = layer_reports(outcome.layers), pass_reports(outcome.passes)
+    _set_metadata(
+        compiled,
+        {
+            "bnncc.version": __version__,
+            "bnncc.source_sha256": loaded.source_sha256,
+            "bnncc.source_size": str(loaded.size),
+            "bnncc.config": json.dumps(config.to_dict()),
+            "bnncc.passes": json.dumps([dataclasses.asdict(item) for item in passes]),
+            "bnncc.layers": json.dumps([dataclasses.asdict(item) for item in layers]),
+            SIGN_TENSORS_KEY: sign_tensors_to_json(outcome.sign_tensors),
+        },
+    )
+    report = Report(
+        bnncc=__version__,
+        model=str(loaded.path),
+        output=str(target) if target else None,
+        source_sha256=loaded.source_sha256,
+        config=config.to_dict(),
+        layers=layers,
+        passes=passes,
+        size=SizeReport(loaded.size, None),
+        compiled=False,
+        ops=count_ops(compiled),
+    )
+    result_name = str(target) if target else f"compiled {loaded.path.name}"
+    with staging_folder(target) as folder:
+        say("writing")
+        files = write_model(compiled, folder / (target.name if target else "compiled.onnx"))
+        report.size.after = sum(file.stat().st_size for file in files)
+        if config.verify:
+            say("verify")
+            report.verify = compare(
+                outcome.reference,
+                compiled,
+                outcome.sign_tensors,
+                names=(str(loaded.path), result_name),
+                data=data,
+                config=config,
+                progress=progress,
+            )
+        report.gates = [*layer_gates(config, layers), *verify_gates(config, report.verify)]
+        if config.min_speedup is not None:
+            say("bench")
+            report.bench = bench_models(
+                (files[-1], result_name), outcome.reference, str(loaded.path), config, data, progress=progress
+            )
+            report.gates += bench_gates(config, report.bench)
+        report.seconds = time.perf_counter() - started
+        _refuse_failures(report, target)
+        if target is not None:
+            publish(files, target)
+    return CompileResult(report, compiled)
+
+
+def _open(
+    model: str | os.PathLike[str], output: str | os.PathLike[str] | None, data: str | os.PathLike[str] | None
+) -> tuple[LoadedModel, Path | None]:
+    loaded = load_model(model)
+    if loaded.is_compiled:
+        raise BadInput(f"{loaded.path}: was compiled by bnncc already; compile the original")
+    if output is None:
+        return loaded, None
+    inputs = [loaded.path, *loaded.external_files] + ([Path(data)] if data is not None else [])
+    return loaded, check_output_path(output, inputs)
+
+
+def _run_passes(loaded: LoadedModel, config: Config, dump_passes: str | os.PathLike[str] | None, say: Progress):
+    dump = None
+    if dump_passes is not None:
+        folder = Path(dump_passes)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{folder}: cannot make the folder: {error.strerror}") from error
+        count = 0
+
+        def dump(name: str, after: onnx.ModelProto) -> None:
+            nonlocal count
+            count += 1
+            save_model(after, folder / f"{count:02d}-{name}.onnx", [loaded.path, *loaded.external_files])
+
+    try:
+        return run_passes(loaded.proto, config, progress=say, dump=dump)
+    except BadInput as error:
+        raise BadInput(f"{loaded.path}: {error}") from error
+
+
+def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | None) -> Report:
+    """Report what the passes would make of a model, without writing anything."""
+    started = time.perf_counter()
+    outcome = _run_passes(loaded, config, None, progress or (lambda text: None))
+    return Report(
+        bnncc=__version__,
+        model=str(loaded.path),
+        output=None,
+        source_sha256=loaded.source_sha256,
+        config=config.to_dict(),
+        layers=layer_reports(outcome.layers),
+        passes=pass_reports(outcome.passes),
+        size=SizeReport(loaded.size, None),
+        compiled=False,
+        ops=count_ops(outcome.model),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def count_ops(model: onnx.ModelProto) -> dict[str, int]:
+    """Count the nodes of domain bnncc by type."""
+    return dict(collections.Counter(node.op_type for node in walk_nodes(model.graph) if node.domain == BNNCC_DOMAIN))
+
+
+def _refuse_failures(report: Report, target: Path | None) -> None:
+    causes = []
+    if report.verify is not None and not report.verify.passed:
+        where = ", ".join(list(report.verify.flipped_by_tensor)[:3])
+        causes.append(f"verification failed: {report.verify.flipped_bits} flipped bits, at {where}")
+    causes += failures(report.gates)
+    if causes:
+        written = ""
+        if target is not None:
+            written = f"; {target} was not written" + (" (the older file is unchanged)" if target.exists() else "")
+        raise GateFailed(f"{report.model}: {'; '.join(causes)}{written}", report)
+
+
+def _set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:
+    kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key not in entries]
+    del model.metadata_props[:]
+    for key, value in [*kept, *entries.items()]:
+        model.metadata_props.add(key=key, value=value)

@@ -1,0 +1,434 @@
+"""What bnncc found and did, as dataclasses with the keys of the JSON reports, and as tables for a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bnncc.errors import BadInput
+
+_T = TypeVar("_T")
+
+_STATUS_STYLE = {"binary": "green", "weight-binary": "cyan", "float": "yellow"}
+_NOTES_SHOWN = 12
+
+
+@dataclasses.dataclass
+class NoteReport:
+    """What a pass has to say about a node: why it left it alone, or what it did."""
+
+    node: str
+    text: str
+
+
+@dataclasses.dataclass
+class PassReport:
+    """One pass over the graph."""
+
+    name: str
+    changed: bool
+    notes: list[NoteReport]
+    seconds: float
+
+
+@dataclasses.dataclass
+class LayerReport:
+    """One convolution or linear layer with constant weights, in the order of the original graph."""
+
+    name: str
+    op: str
+    status: str
+    """"binary": +-1 weights and activations; "weight-binary": +-1 weights, float activations; "float"."""
+    candidate: bool
+    """Whether it could be binary: its weights are, or its input is a binarized activation."""
+    reason: str
+    """Why it is not binary; empty where it is."""
+    kernel: str | None
+    weight_count: int
+    weight_bits: int
+    """Bits per weight: 1 or 32."""
+    bit_ops_dense: int
+    bit_ops_mst: int | None
+    size_before: int
+    """Bytes of the weights and the constants that go with them."""
+    size_after: int
+    compiled_node: str | None
+
+
+@dataclasses.dataclass
+class SizeReport:
+    """Bytes of the files, external data included."""
+
+    before: int
+    after: int | None
+
+
+@dataclasses.dataclass
+class AccuracyReport:
+    """Share of the labelled samples that each model names rightly."""
+
+    reference: float
+    compiled: float
+
+
+@dataclasses.dataclass
+class VerifyReport:
+    """How far two models agree. See `bnncc.verification` for what counts as what."""
+
+    samples: int
+    random_samples: int
+    data_samples: int
+    bits_compared: int | None
+    """None where only outputs could be compared."""
+    flipped_bits: int | None
+    near_ties: int | None
+    near_ties_onnxruntime: int | None
+    """Bits that onnxruntime's own optimizer flips in the original on the same samples; None if not asked."""
+    downstream: int | None
+    near_tie_samples: int | None
+    max_abs_diff: float
+    """Over the outputs of the samples without near-ties."""
+    max_abs_diff_all: float
+    """Over the outputs of all samples."""
+    max_rel_diff: float
+    """`max_abs_diff` against the largest magnitude of the output tensor."""
+    argmax_agreement: float | None
+    """None where no output holds classes."""
+    accuracy: AccuracyReport | None
+    through: str
+    """"library" or "functions": what ran the compiled model."""
+    flipped_by_tensor: dict[str, int]
+    notes: list[str]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether no bit is wrong."""
+        return not self.flipped_bits
+
+
+@dataclasses.dataclass
+class BenchReport:
+    """Times of one call, in milliseconds; `ratio` above 1 means that the model is faster than `against`."""
+
+    model: str
+    against: str | None
+    median_ms: float
+    against_median_ms: float | None
+    ratio: float | None
+    """Ratio of the medians, `against` over model."""
+    pairwise_ratio: float | None
+    """Median of the ratios of neighbouring calls."""
+    min_ms: float
+    against_min_ms: float | None
+    repeats: int
+    threads: int
+    batch: int
+    data: str
+    """What was run on."""
+    device: str
+    isa: str
+    onnxruntime: str
+
+
+@dataclasses.dataclass
+class GateReport:
+    """One gate that was asked for."""
+
+    name: str
+    limit: float | str
+    value: float | int | None
+    passed: bool
+    text: str
+    """The outcome in words."""
+
+
+@dataclasses.dataclass
+class Report:
+    """Report of a compilation or an inspection."""
+
+    bnncc: str
+    model: str
+    output: str | None
+    source_sha256: str
+    config: dict[str, Any]
+    layers: list[LayerReport]
+    passes: list[PassReport]
+    size: SizeReport
+    compiled: bool
+    """Whether `model` is itself a compiled file (inspection)."""
+    ops: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Nodes of domain bnncc by type in the compiled model."""
+    verify: VerifyReport | None = None
+    bench: BenchReport | None = None
+    gates: list[GateReport] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """Serialize all of it, indented."""
+        return to_json(self)
+
+
+def to_json(report: Any) -> str:
+    """Serialize a report dataclass; infinities and NaN, which JSON lacks, become strings."""
+    return json.dumps(_finite(dataclasses.asdict(report)), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    return value
+
+
+def layer_reports(records: Iterable[Any]) -> list[LayerReport]:
+    """Take over the layer records of the passes."""
+    names = [field.name for field in dataclasses.fields(LayerReport)]
+    return [LayerReport(**{name: getattr(record, name) for name in names}) for record in records]
+
+
+def pass_reports(records: Iterable[Any]) -> list[PassReport]:
+    """Take over the pass records of the passes."""
+    return [
+        PassReport(item.name, item.changed, [NoteReport(note.node, note.text) for note in item.notes], item.seconds)
+        for item in records
+    ]
+
+
+def from_dict(kind: type[_T], values: Any, where: str) -> _T:
+    """Build a flat report dataclass from parsed JSON; unknown keys are passed over, a missing one is BadInput."""
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{where}: not an object")
+    arguments = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name not in values:
+            raise BadInput(f"{where}: no key {field.name!r}")
+        arguments[field.name] = values[field.name]
+    return kind(**arguments)
+
+
+def size_text(size: int | None) -> str:
+    """Write bytes in the unit people read."""
+    if size is None:
+        return "-"
+    value = float(size)
+    for unit in ("B", "KB", "MB"):
+        if value < 1000:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def count_text(count: int | None) -> str:
+    """Write a large count in short."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("", " k", " M", " G"):
+        if value < 1000:
+            return f"{count}" if not unit else f"{value:.1f}{unit}"
+        value /= 1000
+    return f"{value:.1f} T"
+
+
+def percent_text(share: float | None) -> str:
+    """Write a share as a percentage that never rounds up to 100%."""
+    if share is None:
+        return "-"
+    return "100%" if share >= 1 else f"{min(share * 100, 99.99):.2f}%"
+
+
+def table(title: str) -> Table:
+    """Return an empty table in the style of all of bnncc's."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the report of a compilation or an inspection."""
+    print_layers(report, console)
+    print_passes(report, console)
+    _print_size(report, console)
+    if report.verify is not None:
+        console.print()
+        print_verify(report.verify, console)
+    if report.bench is not None:
+        console.print()
+        print_bench(report.bench, console)
+    print_gates(report.gates, console)
+
+
+def print_layers(report: Report, console: Console) -> None:
+    """Print a row per layer, and below why those that are not binary are not."""
+    rows = table("Layers")
+    # Too long a name loses its middle column width to the rest; the JSON report has it whole.
+    rows.add_column("name", overflow="ellipsis", no_wrap=True, max_width=30)
+    rows.add_column("op", no_wrap=True)
+    rows.add_column("status", no_wrap=True)
+    rows.add_column("kernel", overflow="ellipsis", no_wrap=True)
+    for column in ("weights", "bits", "bit-ops", "before", "after"):
+        rows.add_column(column, justify="right", no_wrap=True)
+    for layer in report.layers:
+        rows.add_row(
+            layer.name,
+            layer.op,
+            f"[{_STATUS_STYLE.get(layer.status, '')}]{layer.status}[/]"
+            if layer.status in _STATUS_STYLE
+            else layer.status,
+            layer.kernel or "-",
+            count_text(layer.weight_count),
+            str(layer.weight_bits),
+            count_text(layer.bit_ops_dense),
+            size_text(layer.size_before),
+            size_text(layer.size_after),
+        )
+    if report.layers:
+        console.print(rows)
+    else:
+        console.print("No convolution or linear layer with constant weights.")
+    counts = {status: sum(layer.status == status for layer in report.layers) for status in _STATUS_STYLE}
+    parts = [f"{count} {status}" for status, count in counts.items() if count]
+    if parts:
+        console.print(f"{len(report.layers)} layers: {', '.join(parts)}")
+    reasons: dict[str, list[str]] = {}
+    for layer in report.layers:
+        if layer.reason and layer.status != "binary":
+            reasons.setdefault(layer.reason, []).append(layer.name)
+    if reasons:
+        console.print("\n[bold]Not binary, because[/bold]")
+        for reason, names in reasons.items():
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            _print_item(console, shown, reason)
+
+
+def _print_item(console: Console, name: str, text: str) -> None:
+    line = Table.grid(padding=(0, 1))
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(" -", text if text.startswith(name) else f"{name}: {text}")
+    console.print(line, markup=False)
+
+
+def print_passes(report: Report, console: Console) -> None:
+    """Print what the passes changed, and their notes that the layers' reasons do not already say."""
+    if not report.passes:
+        return
+    console.print()
+    rows = table("Passes")
+    rows.add_column("name", no_wrap=True)
+    rows.add_column("changed", no_wrap=True)
+    rows.add_column("notes", justify="right")
+    rows.add_column("seconds", justify="right")
+    for item in report.passes:
+        rows.add_row(item.name, "yes" if item.changed else "-", str(len(item.notes)), f"{item.seconds:.2f}")
+    console.print(rows)
+    said = {(layer.name, layer.reason) for layer in report.layers}
+    notes = [(item.name, note) for item in report.passes for note in item.notes if (note.node, note.text) not in said]
+    if notes:
+        console.print("\n[bold]Notes of the passes[/bold]")
+        for name, note in notes[:_NOTES_SHOWN]:
+            _print_item(console, f"{name}: {note.node}" if note.node else name, note.text)
+        if len(notes) > _NOTES_SHOWN:
+            console.print(f" - and {len(notes) - _NOTES_SHOWN} more, in the JSON report")
+
+
+def _print_size(report: Report, console: Console) -> None:
+    before, after = report.size.before, report.size.after
+    line = f"\n[bold]Size[/bold]  {size_text(before)}"
+    if after is not None:
+        line += (
+            f" -> {size_text(after)}  ({before / after:.1f}x smaller)" if after < before else f" -> {size_text(after)}"
+        )
+    layers = [layer for layer in report.layers if layer.status == "binary" and layer.size_after]
+    if layers and (after is not None or report.compiled):
+        packed_before, packed_after = (sum(x.size_before for x in layers), sum(x.size_after for x in layers))
+        line += f"; binary layers {size_text(packed_before)} -> {size_text(packed_after)}"
+        line += f" ({packed_before / packed_after:.1f}x)"
+    console.print(line, highlight=False)
+
+
+def print_verify(report: VerifyReport, console: Console) -> None:
+    """Print how far two models agree."""
+    rows = table("Verification")
+    rows.show_header = False
+    rows.add_column("what", no_wrap=True)
+    rows.add_column("value", overflow="fold")
+    sources = []
+    if report.random_samples:
+        sources.append(f"{report.random_samples} random")
+    if report.data_samples:
+        sources.append(f"{report.data_samples} of the data")
+    through = "the library" if report.through == "library" else "the function bodies, without the library"
+    rows.add_row("samples", f"{' + '.join(sources)}, through {through}")
+    if report.flipped_bits is not None:
+        style = "green" if report.flipped_bits == 0 else "red"
+        rows.add_row("flipped bits", f"[{style}]{report.flipped_bits}[/] of {report.bits_compared}")
+        if report.near_ties:
+            text = f"{report.near_ties} in {report.near_tie_samples} samples, and {report.downstream} bits downstream"
+            if report.near_ties_onnxruntime is not None:
+                text += f" (onnxruntime's own optimizer flips {report.near_ties_onnxruntime} on the same samples)"
+            rows.add_row("near-ties", text)
+        for name, count in report.flipped_by_tensor.items():
+            rows.add_row("  wrong bits at", f"{name}: {count}")
+    text = f"{report.max_abs_diff:.3g} (relative to the output's scale {report.max_rel_diff:.2g})"
+    if report.max_abs_diff_all != report.max_abs_diff:
+        text += f"; {report.max_abs_diff_all:.3g} with the samples that have near-ties"
+    rows.add_row("largest difference", text)
+    if report.argmax_agreement is not None:
+        rows.add_row("same class", percent_text(report.argmax_agreement))
+    if report.accuracy is not None:
+        rows.add_row(
+            "accuracy", f"{percent_text(report.accuracy.reference)} -> {percent_text(report.accuracy.compiled)}"
+        )
+    for note in report.notes:
+        rows.add_row("note", note)
+    console.print(rows, highlight=False)
+
+
+def print_bench(report: BenchReport, console: Console) -> None:
+    """Print the times and their ratio."""
+    rows = table("Time of one call")
+    rows.add_column("model", overflow="ellipsis", no_wrap=True, max_width=60)
+    rows.add_column("median", justify="right")
+    rows.add_column("least", justify="right")
+    rows.add_row(report.model, f"{report.median_ms:.3f} ms", f"{report.min_ms:.3f} ms")
+    if report.against is not None:
+        rows.add_row(report.against, f"{report.against_median_ms:.3f} ms", f"{report.against_min_ms:.3f} ms")
+    console.print(rows, highlight=False)
+    if report.ratio is not None:
+        console.print(
+            f"[bold]{report.ratio:.2f}x[/bold] as fast by medians, {report.pairwise_ratio:.2f}x by neighbouring calls",
+            highlight=False,
+        )
+    threads = "1 thread" if report.threads == 1 else f"{report.threads or 'all'} threads"
+    console.print(
+        f"{threads}, batch {report.batch}, {report.repeats} calls each on {report.data}; "
+        f"{report.device} ({report.isa}), onnxruntime {report.onnxruntime}",
+        highlight=False,
+    )
+
+
+def print_gates(gates: list[GateReport], console: Console) -> None:
+    """Print the gates that were asked for."""
+    if gates:
+        console.print("\n[bold]Gates[/bold]")
+    for gate in gates:
+        mark = "[green]passed[/]" if gate.passed else "[red]FAILED[/]"
+        console.print(f" - {mark}  ", end="")
+        console.print(gate.text, markup=False, highlight=False)

@@ -1,0 +1,70 @@
+"""Sessions of onnxruntime with the library of binary kernels registered."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import onnxruntime
+
+from bnncc.errors import BadInput
+from bnncc.model_io import one_line, runtime_errors
+from bnncc.runtime import library_path
+
+OPTIMIZED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+UNOPTIMIZED = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+# onnxruntime would print the message of an exception to stderr as well.
+_SILENT = 4
+
+
+def register(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+    """Register the library with session options, which are returned. Raises BadInput when it cannot be loaded."""
+    path = library_path()
+    try:
+        options.register_custom_ops_library(str(path))
+    except runtime_errors() as error:
+        raise BadInput(f"{path}: onnxruntime cannot load the library: {one_line(error)}") from error
+    return options
+
+
+class InferenceSession(onnxruntime.InferenceSession):
+    """An `onnxruntime.InferenceSession` on the CPU that runs compiled models on the library's kernels.
+
+    Parameters: `model`, a path or the bytes of a model; `threads`, how many onnxruntime may use within an operator
+    (None: as it likes); `options`, session options to start from, which are changed; `library`, False to run the
+    function bodies of the file instead of the kernels; other keywords go to onnxruntime.
+
+    Raises BadInput, with the file's name and onnxruntime's cause in one line, when no session can be made.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        threads: int | None = None,
+        options: onnxruntime.SessionOptions | None = None,
+        library: bool = True,
+        **keywords: Any,
+    ) -> None:
+        if options is None:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = _SILENT
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if library:
+            register(options)
+        keywords.setdefault("providers", ["CPUExecutionProvider"])
+        name = "model in memory" if isinstance(model, bytes) else os.fspath(model)
+        try:
+            super().__init__(model if isinstance(model, bytes) else name, options, **keywords)
+        except runtime_errors() as error:
+            raise BadInput(f"{name}: onnxruntime cannot load it: {one_line(error)}") from error
+
+
+def session_options(level: onnxruntime.GraphOptimizationLevel = OPTIMIZED) -> onnxruntime.SessionOptions:
+    """Return options for a session of bnncc's own: sequential, silent, at a level of graph optimization."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.graph_optimization_level = level
+    options.inter_op_num_threads = 1
+    return options
