@@ -1,0 +1,159 @@
+"""Command line: `python -m bnncc.models train | evaluate | export | sample`.
+
+Results go to stdout as JSON lines; progress to stderr when it is a terminal. Exit status: 0 done, 1 training failed,
+2 bad usage or input (one line on stderr).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from bnncc.errors import BnnccError
+from bnncc.models import data as datasets
+from bnncc.models.evaluate import evaluate, evaluate_onnx
+from bnncc.models.export import EXPORTERS, WEIGHT_FORMS, export
+from bnncc.models.files import replacing
+from bnncc.models.networks import NETWORKS
+from bnncc.models.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
+from bnncc.models.train import OPTIMIZERS, TrainConfig, load_trained, train
+
+
+def names(registry: dict) -> click.Choice:
+    """Return the option type that accepts the names in a registry."""
+    return click.Choice(sorted(registry))
+
+
+def emit(entry: dict[str, object]) -> None:
+    """Print one JSON line on stdout."""
+    click.echo(json.dumps(entry))
+
+
+data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the data set's files [default: $BNNCC_DATA/data/NAME]",
+)
+threads_option = click.option("--threads", type=click.IntRange(1), help="CPU threads [default: one per core]")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def main() -> None:
+    """Train binary neural networks and export them to ONNX."""
+
+
+@main.command("train")
+@click.option("--dataset", type=names(datasets.SOURCES), default="fashion-mnist")
+@data_dir
+@click.option("--network", type=names(NETWORKS), default="vgg_small")
+@click.option("--width", type=click.IntRange(1), default=64, help="Channels of the first layer.")
+@click.option("--depths", default="2,2,2", help="bireal_resnet: binary convolutions of each stage.")
+@click.option("--stem-stride", type=click.IntRange(1), default=1, help="bireal_resnet: stride of the first layer.")
+@click.option("--weights", type=names(WEIGHT_QUANTIZERS), default="sign", help="Weight quantizer.")
+@click.option("--activations", type=names(ACTIVATION_QUANTIZERS), default="sign", help="Activation quantizer.")
+@click.option("--epochs", type=click.IntRange(1), default=10)
+@click.option("--batch", type=click.IntRange(2), default=128)
+@click.option("--optimizer", type=names(OPTIMIZERS), default="adam")
+@click.option("--lr", type=float, default=2e-3, help="First learning rate of the cosine.")
+@click.option("--weight-decay", type=float, default=0.0)
+@click.option("--label-smoothing", type=float, default=0.0)
+@click.option("--shift", type=click.IntRange(0), help="Augmentation: largest shift in pixels [default: the data set's]")
+@click.option("--flip/--no-flip", default=None, help="Augmentation: mirror images [default: the data set's]")
+@click.option("--bf16", is_flag=True, help="bfloat16 convolutions while training (faster where the CPU has them).")
+@click.option("--seed", type=int, default=0)
+@threads_option
+@click.option("--resume", is_flag=True, help="Continue the run in OUT, if there is one.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoint and log.")
+def train_command(dataset, data_dir, network, width, depths, stem_stride, shift, flip, threads, resume, out, **rest):
+    """Train a network; each epoch writes OUT/checkpoint.pt and a line of OUT/log.jsonl."""
+    weights, activations = rest.pop("weights"), rest.pop("activations")
+    if threads:
+        torch.set_num_threads(threads)
+    train_set = datasets.load(dataset, "train", data_dir)
+    test_set = datasets.load(dataset, "test", data_dir)
+    options = {"width": width, "weights": weights, "activations": activations}
+    options |= {"in_channels": train_set.images.shape[1], "classes": train_set.classes}
+    if network == "vgg_small":
+        options["image_size"] = train_set.images.shape[2]
+    else:
+        try:
+            options["depths"] = [int(depth) for depth in depths.split(",")]
+        except ValueError:
+            raise click.BadParameter(f"{depths!r} is not a list of numbers like 2,2,2", param_hint="--depths") from None
+        options["stem_stride"] = stem_stride
+    config = TrainConfig(
+        dataset,
+        network,
+        options,
+        shift=train_set.shift if shift is None else shift,
+        flip=train_set.flip if flip is None else flip,
+        **rest,
+    )
+    emit({"config": asdict(config), "threads": torch.get_num_threads()})
+    train(config, train_set, test_set, out, resume=resume, on_epoch=emit)
+
+
+@main.command("evaluate")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--dataset", type=names(datasets.SOURCES), help="[default: what a checkpoint was trained on]")
+@data_dir
+@threads_option
+def evaluate_command(model, dataset, data_dir, threads):
+    """Accuracy on the test set of MODEL: a checkpoint (.pt), or an ONNX file run by onnxruntime."""
+    if model.suffix == ".onnx":
+        if not dataset:
+            raise click.UsageError("an ONNX file does not say its data set: give --dataset")
+        score = evaluate_onnx(model, datasets.load(dataset, "test", data_dir), threads=threads or 0)
+    else:
+        if threads:
+            torch.set_num_threads(threads)
+        config, network = load_trained(model)
+        score = evaluate(network, datasets.load(dataset or config.dataset, "test", data_dir))
+    emit(asdict(score))
+
+
+@main.command("export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option("--exporter", type=click.Choice(EXPORTERS), default="torchscript")
+@click.option("--weights", type=click.Choice(WEIGHT_FORMS), default="binary", help="What is stored of binary layers.")
+@click.option("--fold-batch-norm", is_flag=True, help="Let the exporter fold batch-norms into convolutions.")
+def export_command(checkpoint, output, exporter, weights, fold_batch_norm):
+    """Write the network of CHECKPOINT to an ONNX file."""
+    config, network = load_trained(checkpoint)
+    export(network, output, datasets.SOURCES[config.dataset].shape, exporter, weights, fold_batch_norm)
+    emit({"output": str(output), "bytes": output.stat().st_size})
+
+
+@main.command("sample")
+@click.option("--dataset", type=names(datasets.SOURCES), default="fashion-mnist")
+@data_dir
+@click.option("--count", type=click.IntRange(1), default=500, help="Images, from the start of the test set.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="An .npz file.")
+def sample_command(dataset, data_dir, count, output):
+    """Write test images as the networks take them, with labels, for `bnncc compile --data` and the like."""
+    test = datasets.load(dataset, "test", data_dir)
+    if count > len(test):
+        raise click.BadParameter(f"{dataset} has {len(test)} test images", param_hint="--count")
+    with replacing(output) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, image=test.inputs(slice(count)), labels=test.labels[:count])
+    emit({"output": str(output), "images": count})
+
+
+def run() -> None:
+    """Entry point: errors that a user can cause are one line on stderr."""
+    try:
+        main()
+    except BnnccError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    run()

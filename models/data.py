@@ -1,0 +1,190 @@
+"""Image data sets as NumPy arrays: MNIST, Fashion-MNIST (idx files), CIFAR-10 (binary batches), scikit-learn's digits.
+
+Files are read as their authors publish them: idx plain or gzipped, CIFAR-10's binary version (`data_batch_1.bin` ...).
+Nothing is downloaded. Every problem with a file is a `bnncc.errors.BadInput` of one line that names it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bnncc.errors import BadInput
+
+CIFAR_RECORDS = 10_000
+"""Images in each of CIFAR-10's batch files."""
+IDX_UINT8 = 0x08
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One split of a data set, and how its pixels become network inputs.
+
+    `images` uint8 [N, C, H, W] with values 0..`peak`; `labels` int64 [N]; `mean` and `std` one number per channel, in
+    units of the full scale. `shift` (pixels) and `flip` (left to right) are the augmentation that suits it.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: int = 10
+    peak: int = 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    shift: int = 2
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, index: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Return what a network takes for the images chosen: float32 [n, C, H, W], (pixel / peak - mean) / std."""
+        scaled = self.images[index].astype(np.float32) / np.float32(self.peak)
+        mean = np.array(self.mean, np.float32).reshape(1, -1, 1, 1)
+        std = np.array(self.std, np.float32).reshape(1, -1, 1, 1)
+        return (scaled - mean) / std
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is fixed for one data set: its folder's name, the shape (C, H, W) of its images, fields of `DataSet`."""
+
+    folder: str
+    shape: tuple[int, int, int]
+    settings: dict[str, object]
+
+
+# Grey images keep 0 as background, which is what the first convolution pads with. CIFAR-10's constants are the mean and
+# standard deviation of the training pixels.
+SOURCES = {
+    "mnist": Source("mnist", (1, 28, 28), {"shift": 2}),
+    "fashion-mnist": Source("fashion-mnist", (1, 28, 28), {"shift": 2, "flip": True}),
+    "cifar10": Source(
+        "cifar10",
+        (3, 32, 32),
+        {"shift": 4, "flip": True, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)},
+    ),
+    "digits": Source("", (1, 8, 8), {"peak": 16, "shift": 1}),
+}
+
+
+def load(name: str, split: str, folder: str | Path | None = None) -> DataSet:
+    """Load the split "train" or "test" of a data set: "mnist", "fashion-mnist", "cifar10" or "digits".
+
+    `folder` holds the files; left out, it is `$BNNCC_DATA/data/<name>`. "digits" is scikit-learn's and needs none.
+    Raises `BadInput` for an unknown name, a missing folder or file, and a file that is truncated or of another kind.
+    """
+    if name not in SOURCES:
+        raise BadInput(f"unknown data set {name!r}; there are: {', '.join(sorted(SOURCES))}")
+    if split not in ("train", "test"):
+        raise BadInput(f"unknown split {split!r}; there are: train, test")
+    source = SOURCES[name]
+    if name == "digits":
+        images, labels = _digits(split)
+    else:
+        path = _folder(source, folder)
+        images, labels = _cifar10(path, split) if name == "cifar10" else _mnist(path, split, source.shape)
+    return DataSet(name, images, labels, **source.settings)
+
+
+def _folder(source: Source, folder: str | Path | None) -> Path:
+    """Return the folder of a data set, checked to exist."""
+    if folder is None:
+        base = os.environ.get("BNNCC_DATA")
+        if not base:
+            raise BadInput(f"{source.folder}: say where its files are (--data-dir, or BNNCC_DATA in the environment)")
+        folder = Path(base) / "data" / source.folder
+    path = Path(folder)
+    if not path.is_dir():
+        raise BadInput(f"{path}: no such folder")
+    return path
+
+
+def _read(path: Path) -> bytes:
+    """Read a file, decompressed when its name ends in .gz."""
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:  # BadGzipFile is an OSError; a cut gzip stream is EOFError
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise BadInput(f"{path}: cannot be read: {reason}") from error
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """Read an idx file of unsigned bytes (plain, or gzipped with the suffix .gz) as an array of the file's shape.
+
+    Format: two zero bytes, type, number of dimensions, each dimension as big-endian uint32, then the elements.
+    """
+    path = Path(path)
+    data = _read(path)
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != IDX_UINT8 or data[3] == 0:
+        raise BadInput(f"{path}: not an idx file of bytes (it begins with {data[:4].hex(' ') or 'nothing'})")
+    header = 4 + 4 * data[3]
+    if len(data) < header:
+        raise BadInput(f"{path}: truncated in its header")
+    shape = struct.unpack(f">{data[3]}I", data[4:header])
+    expected = header + math.prod(shape)
+    if len(data) != expected:
+        raise BadInput(f"{path}: {len(data)} bytes where its header {shape} asks for {expected}")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _mnist(folder: Path, split: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Read images [N, *shape] and labels [N] from a folder with the four files of MNIST or Fashion-MNIST."""
+    prefix = "train" if split == "train" else "t10k"
+
+    def find(stem: str) -> Path:
+        for path in (folder / stem, folder / f"{stem}.gz"):
+            if path.is_file():
+                return path
+        raise BadInput(f"{folder}: no file {stem} or {stem}.gz")
+
+    images_path, labels_path = find(f"{prefix}-images-idx3-ubyte"), find(f"{prefix}-labels-idx1-ubyte")
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.shape[1:] != shape[1:] or len(images) == 0:
+        raise BadInput(f"{images_path}: shape {list(images.shape)} where [N, {shape[1]}, {shape[2]}] is expected")
+    if labels.shape != images.shape[:1]:
+        raise BadInput(f"{labels_path}: shape {list(labels.shape)} for {len(images)} images")
+    return images[:, None], _checked_labels(labels_path, labels)
+
+
+def _checked_labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    """Convert labels to int64 after a check that there are ten classes."""
+    if labels.max() > 9:
+        raise BadInput(f"{path}: label {labels.max()} where 0 to 9 are known")
+    return labels.astype(np.int64)
+
+
+def _cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read images [N, 3, 32, 32] and labels [N] from CIFAR-10's .bin files (label byte, then R, G, B planes)."""
+    stems = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
+    images, labels = [], []
+    for stem in stems:
+        path = folder / f"{stem}.bin"
+        if not path.is_file():
+            raise BadInput(f"{folder}: no file {stem}.bin")
+        data = _read(path)
+        expected = CIFAR_RECORDS * 3073
+        if len(data) != expected:
+            raise BadInput(f"{path}: {len(data)} bytes where a CIFAR-10 batch has {expected}")
+        records = np.frombuffer(data, np.uint8).reshape(CIFAR_RECORDS, 3073)
+        labels.append(_checked_labels(path, records[:, 0]))
+        images.append(records[:, 1:].reshape(-1, 3, 32, 32))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's 1,797 handwritten digits, [N, 1, 8, 8] with values 0..16; every fifth is for testing."""
+    from sklearn.datasets import load_digits  # heavy to import, and only this data set needs it
+
+    bunch = load_digits()
+    test = np.arange(len(bunch.target)) % 5 == 4
+    chosen = test if split == "test" else ~test
+    return bunch.images[chosen][:, None].astype(np.uint8), bunch.target[chosen].astype(np.int64)

@@ -1,0 +1,73 @@
+"""Accuracy and loss of a network on a data set, from PyTorch or from an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+import torch.nn.functional as F
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from torch import nn
+
+from bnncc.errors import BadInput
+from bnncc.models.data import DataSet
+
+UNUSABLE = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of an evaluation: accuracy in [0, 1], mean cross-entropy (nats), number of images."""
+
+    accuracy: float
+    loss: float
+    count: int
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: DataSet, batch: int = 500) -> Score:
+    """Score a network in eval mode (float32) on a data set; the mode it was in is put back."""
+    was_training = model.training
+    model.eval()
+    score = _score(lambda images: model(torch.from_numpy(images)), data, batch)
+    model.train(was_training)
+    return score
+
+
+def evaluate_onnx(path: str | Path, data: DataSet, batch: int = 500, threads: int = 0) -> Score:
+    """Score an ONNX file with one image input and logits first among its outputs, under onnxruntime.
+
+    `threads` 0 leaves the number to onnxruntime. Raises `BadInput` if onnxruntime cannot load it or run it on the data.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return _score(lambda images: torch.from_numpy(session.run(None, {name: images})[0]), data, batch)
+    except UNUSABLE as error:
+        raise BadInput(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def _score(predict: Callable[[np.ndarray], torch.Tensor], data: DataSet, batch: int) -> Score:
+    """Score what maps float32 images [n, C, H, W] to logits [n, classes]."""
+    correct, loss = 0, 0.0
+    for start in range(0, len(data), batch):
+        part = slice(start, start + batch)
+        labels = torch.from_numpy(data.labels[part])
+        logits = predict(data.inputs(part))
+        correct += int((logits.argmax(1) == labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    return Score(correct / len(data), loss / len(data), len(data))

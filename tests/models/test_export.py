@@ -1,0 +1,139 @@
+"""Export through both of torch's exporters: the file computes what the network computes, in the forms documented."""
+
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from bnncc.errors import BadInput  # noqa: E402
+from bnncc.models.export import export  # noqa: E402
+from bnncc.models.layers import BinaryConv2d  # noqa: E402
+from bnncc.models.networks import build_network  # noqa: E402
+
+NETWORKS = {
+    "vgg_small": {"width": 16, "image_size": 14},  # odd sizes on the way: 14, 7, 3, 1
+    "bireal_resnet": {"width": 16, "depths": (2, 1, 1), "stem_stride": 2},
+}
+SHAPE = (1, 14, 14)
+FORMS = [
+    (exporter, weights, fold)
+    for exporter in ("torchscript", "dynamo")
+    for weights in ("binary", "latent")
+    for fold in (False, True)
+]
+
+
+def network(name, weights):
+    """A network with batch-norms of both slopes and with statistics of real passes."""
+    torch.manual_seed(11)
+    model = build_network(name, in_channels=1, weights=weights, **NETWORKS[name])
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, -1.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.5)
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.rand(16, *SHAPE))
+    return model.eval()
+
+
+def outputs(path, images):
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert [(i.name, i.shape[1:]) for i in session.get_inputs()] == [("image", list(SHAPE))]
+    assert [o.name for o in session.get_outputs()] == ["logits"]
+    return session.run(["logits"], {"image": images})[0]
+
+
+def convolutions(path):
+    """Op types of the graph, and the constant weights of its 3x3 convolutions of 16 inputs or more."""
+    graph = onnx.load(path).graph
+    values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    weights = [values[n.input[1]] for n in graph.node if n.op_type == "Conv" and n.input[1] in values]
+    return [n.op_type for n in graph.node], [w for w in weights if w.shape[1] >= 16 and w.shape[2:] == (3, 3)]
+
+
+@pytest.mark.parametrize("quantizer", ["sign", "xnor"])
+@pytest.mark.parametrize(("exporter", "weights", "fold"), FORMS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_file_computes_what_the_network_computes(tmp_path, name, exporter, weights, fold, quantizer):
+    model = network(name, quantizer)
+    path = export(model, tmp_path / "m.onnx", SHAPE, exporter, weights, fold)
+    assert list(tmp_path.iterdir()) == [path]  # one file: no external data, nothing temporary
+    images = np.random.default_rng(0).random((64, *SHAPE), np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    for batch in (1, 64):  # dynamic
+        differing = np.abs(outputs(path, images[:batch]) - expected[:batch]).max(1) > 1e-4
+        # Float sums in another order may flip a sign that lies on its threshold, rarely: one image of 64 may differ.
+        assert differing.sum() <= 1
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_unfolded_binary_form_is_clean(tmp_path, name, exporter):
+    model = network(name, "sign")
+    ops, weights = convolutions(export(model, tmp_path / "m.onnx", SHAPE, exporter))
+    norms = sum(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    latents = [m.weight for m in model.modules() if isinstance(m, BinaryConv2d)]
+    assert ops.count("BatchNormalization") == norms
+    assert ops.count("GreaterOrEqual") == ops.count("Where") == len(latents)
+    assert not {"Sign", "Sub", "Cast", "Mul"} & set(ops)  # no straight-through residue
+    for weight, latent in zip(weights, latents, strict=True):
+        np.testing.assert_array_equal(weight, np.where(latent.detach().numpy() >= 0, 1, -1))
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_folded_weights_stay_plus_minus_c(tmp_path, exporter):
+    model = network("bireal_resnet", "sign")
+    ops, weights = convolutions(export(model, tmp_path / "m.onnx", SHAPE, exporter, fold_batch_norm=True))
+    assert "BatchNormalization" not in ops
+    blocks = list(model.blocks)
+    for weight, block in zip(weights, blocks, strict=True):
+        norm = block.norm
+        scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().numpy()
+        sign = np.where(block.conv.weight.detach().numpy() >= 0, 1, -1)
+        np.testing.assert_allclose(weight, sign * scale[:, None, None, None], rtol=1e-6)
+        assert (np.abs(weight) == np.abs(weight[:, :1, :1, :1])).all()  # exactly one magnitude per channel
+
+
+def test_latent_form_keeps_the_quantizer_in_the_graph(tmp_path):
+    model = network("bireal_resnet", "xnor")
+    ops, _ = convolutions(export(model, tmp_path / "m.onnx", SHAPE, weights="latent"))
+    assert ops.count("GreaterOrEqual") == 2 * len(model.blocks)  # activations and weights
+    assert ops.count("Abs") == len(model.blocks)
+
+
+def test_export_leaves_the_network_alone_and_is_quiet(tmp_path):
+    model = network("vgg_small", "sign").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export(model, tmp_path / "m.onnx", SHAPE)
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_dynamo_file_has_no_paths_of_this_machine(tmp_path):
+    path = export(network("vgg_small", "sign"), tmp_path / "m.onnx", SHAPE, "dynamo")
+    assert b"site-packages" not in path.read_bytes()
+    assert b".py" not in path.read_bytes()
+
+
+def test_refusals(tmp_path):
+    model = network("vgg_small", "sign")
+    with pytest.raises(BadInput, match="unknown exporter 'onnx'; there are: torchscript, dynamo"):
+        export(model, tmp_path / "m.onnx", SHAPE, exporter="onnx")
+    with pytest.raises(BadInput, match="unknown form of weights 'packed'"):
+        export(model, tmp_path / "m.onnx", SHAPE, weights="packed")
+    with pytest.raises(BadInput, match="cannot be written: No such file or directory"):
+        export(model, tmp_path / "nowhere" / "m.onnx", SHAPE)
+    assert not list(tmp_path.iterdir())

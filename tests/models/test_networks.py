@@ -1,0 +1,84 @@
+"""Networks: shapes, sizes, which layers are binary, and refused options."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from bnncc.errors import BadInput  # noqa: E402
+from bnncc.models.layers import BinaryConv2d  # noqa: E402
+from bnncc.models.networks import build_network  # noqa: E402
+
+
+def binary_layers(model):
+    return [module for module in model.modules() if isinstance(module, BinaryConv2d)]
+
+
+@torch.no_grad()
+def test_vgg_small_at_full_width_is_the_published_one():
+    model = build_network("vgg_small").eval()
+    assert sum(layer.weight.numel() for layer in binary_layers(model)) == 4_571_136
+    assert model.classifier.in_features == 8192
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 28, 10), (3, 32, 100), (1, 8, 2)])
+def test_vgg_small_shapes(channels, size, classes):
+    model = build_network("vgg_small", width=4, in_channels=channels, image_size=size, classes=classes).eval()
+    assert model(torch.zeros(3, channels, size, size)).shape == (3, classes)
+
+
+def test_vgg_small_order_of_layers():
+    model = build_network("vgg_small", width=4)
+    kinds = [type(module).__name__ for module in model.features]
+    plain, pooled = (
+        ["BinaryConv2d", "BatchNorm2d", "Hardtanh"],
+        ["BinaryConv2d", "MaxPool2d", "BatchNorm2d", "Hardtanh"],
+    )
+    assert kinds == ["Conv2d", "BatchNorm2d", "Hardtanh", *pooled, *plain, *pooled, *plain, *pooled]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("depths", "stem_stride", "size"), [((1,), 1, 8), ((2, 2), 2, 28), ((1, 3, 1), 2, 27), ((1, 1, 1, 1), 1, 9)]
+)
+def test_resnet_shapes_odd_sizes_included(depths, stem_stride, size):
+    model = build_network("bireal_resnet", width=4, depths=depths, in_channels=1, stem_stride=stem_stride).eval()
+    assert model(torch.zeros(2, 1, size, size)).shape == (2, 10)
+    layers = binary_layers(model)
+    assert len(layers) == sum(depths)
+    assert layers[-1].weight.shape[0] == 4 * 2 ** (len(depths) - 1)
+
+
+@torch.no_grad()
+def test_resnet_has_a_shortcut_around_every_binary_convolution():
+    torch.manual_seed(0)
+    model = build_network("bireal_resnet", width=4, depths=(2, 2), in_channels=1).eval()
+    x = torch.randn(2, 1, 8, 8)
+    for block in model.blocks:
+        nn.init.zeros_(block.norm.weight)  # silences the binary path; what is left is the shortcuts
+    expected = model.stem(x)
+    for block in model.blocks:
+        expected = block.shortcut(expected)
+    expected = model.classifier(expected.mean((2, 3)))
+    torch.testing.assert_close(model(x), expected)
+    assert expected.abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("alexnet", {}, "unknown network 'alexnet'; there are: bireal_resnet, vgg_small"),
+        ("vgg_small", {"image_size": 7}, "7 pixels are too small"),
+        ("vgg_small", {"width": 0}, "at least 1"),
+        ("vgg_small", {"depth": 3}, "vgg_small: .*depth"),
+        ("vgg_small", {"weights": "cube"}, "unknown weight quantizer 'cube'"),
+        ("bireal_resnet", {"depths": ()}, "depths are one or more positive numbers"),
+        ("bireal_resnet", {"depths": (2, 0)}, "depths are one or more positive numbers"),
+    ],
+)
+def test_refused_options(name, options, message):
+    with pytest.raises(BadInput, match=message):
+        build_network(name, **options)
