@@ -1,0 +1,207 @@
+"""canonicalize-weights: a layer of binary weights over signs becomes a layer of +-1 weights, its scales and bias after it.
+
+A filter is binary where its weights take two values: -c and +c, or any alpha and beta (DAB-Net):
+    w = (alpha - beta) / 2 * sign + (alpha + beta) / 2
+so that w . a = (alpha - beta) / 2 * (sign . a) + (alpha + beta) / 2 * sum(a), where sum(a) is one filter of ones, shared.
+Scales that the activations carry move behind the layer as well. Values that differ from c by rounding only (exporters
+evaluate straight-through residue in float32) count as c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from bnncc.passes import binary_layers as bl
+from bnncc.passes import graph as g
+from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, PassResult
+
+# Straight-through residue r + (c - r) is off by a few roundings of float32 (2**-24 each).
+VALUE_TOLERANCE = 2.0**-21
+
+
+@dataclass(frozen=True)
+class BinaryWeights:
+    """w = scale * signs + offset per output channel. signs: float32 +-1 [M, ...]; scale, offset: float32 [M]."""
+
+    signs: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+
+
+def factor(weights: np.ndarray) -> BinaryWeights | str:
+    """Weights [M, ...] as scale * signs + offset, or the reason, in words, why they are not binary."""
+    flat = weights.reshape(weights.shape[0], -1)
+    if not flat.size:
+        return "weights are empty"
+    if not np.isfinite(flat).all():
+        return "weights are not finite"
+    low, high = flat.min(axis=1), flat.max(axis=1)
+    tolerance = VALUE_TOLERANCE * np.maximum(np.abs(low), np.abs(high))
+    is_low = np.abs(flat - low[:, None]) <= tolerance[:, None]
+    is_high = np.abs(flat - high[:, None]) <= tolerance[:, None]
+    other = ~(is_low | is_high)
+    if other.any():
+        channel = int(other.any(axis=1).argmax())
+        count = len(np.unique(flat[channel]))
+        return f"weights take {count} values in channel {channel}; not binary"
+    symmetric = np.abs(low + high) <= tolerance
+    uniform = high - low <= tolerance
+    if (uniform & (high == 0)).all():
+        return "all weights are 0"
+    scale = np.where(symmetric | uniform, np.maximum(np.abs(low), np.abs(high)), (high - low) / 2)
+    offset = np.where(symmetric | uniform, 0, (high + low) / 2)
+    plus = np.where((uniform & (high < 0))[:, None], False, is_high)
+    signs = np.where(plus, np.float32(1), np.float32(-1)).reshape(weights.shape)
+    return BinaryWeights(signs, scale.astype(np.float32), offset.astype(np.float32))
+
+
+class CanonicalizeWeights:
+    name = "canonicalize-weights"
+    requires = ("canonicalize-binarizers",)
+    guarantees = "each binary layer is a Conv or MatMul of +-1 weights without bias, on signs without a scale"
+
+    def apply(self, graph: gs.Graph, context: Context) -> PassResult:
+        result = PassResult()
+        for node in [node for node in graph.nodes if node.op in LAYER_OPS]:
+            record = context.layers.get(node.name)
+            if record is None:
+                continue
+            reason = _canonicalize(graph, node, record, result)
+            if reason:
+                record.reason = reason
+                if record.candidate:
+                    result.note(node.name, reason)
+        g.tidy(graph)
+        return result
+
+
+def _canonicalize(graph: gs.Graph, node: gs.Node, record: LayerRecord, result: PassResult) -> str | None:
+    """Rewrite one layer where it is binary; returns why it is not."""
+    if bl.is_binary(node):
+        record.status, record.candidate = "binary", True
+        return None
+    path = bl.sign_path(node.inputs[0])
+    weights = bl.weights_of(node)
+    factored = factor(weights) if weights is not None else "weights are not constant float32 of a usable rank"
+    binary_weights = isinstance(factored, BinaryWeights)
+    record.candidate = path is not None or (
+        binary_weights and weights[0].size > 1 and node.op in ("Conv", "ConvTranspose")
+    )
+    if path is None:
+        if not binary_weights:
+            return "float weights, float activations"
+        record.status = "weight-binary"
+        return f"weights are binary, but the activations '{node.inputs[0].name}' are not"
+    if not binary_weights:
+        return factored
+    reason = _unsupported(node, factored, path)
+    if reason:
+        return reason
+    _rewrite(graph, node, factored, path)
+    record.status = "binary"
+    result.changed = True
+    return None
+
+
+def _unsupported(node: gs.Node, weights: BinaryWeights, path: bl.SignPath) -> str | None:
+    if node.op == "ConvTranspose":
+        return "transposed convolutions have no binary kernel"
+    if node.op == "Conv" and weights.signs.ndim != 4:
+        return f"only 2-D convolutions have a binary kernel; this one has weights of rank {weights.signs.ndim}"
+    if node.op != "Conv" and g.rank(node.inputs[0]) != 2:
+        return "only matrix products of [N, K] activations have a binary kernel"
+    if node.op == "Gemm" and node.attrs.get("transA", 0):
+        return "Gemm with transposed activations"
+    if node.op == "Gemm" and len(node.inputs) > 2 and _gemm_bias(node, weights.scale.size) is None:
+        return "Gemm whose bias is not a constant per output feature"
+    if node.op == "Conv" and weights.offset.any() and node.attrs.get("group", 1) != 1:
+        return "grouped convolution whose weights take two values that are not -c and +c"
+    for pad in (node for node in path.nodes if node.op == "Pad"):
+        value = _pad_value(pad)
+        if value is None or value not in (0, path.scale, -path.scale):
+            return f"Pad '{pad.name}' pads signs with something other than 0, +1 or -1"
+    return None
+
+
+def _pad_value(pad: gs.Node) -> np.float32 | None:
+    if pad.attrs.get("mode", "constant") != "constant":
+        return None
+    if len(pad.inputs) < 3 or not pad.inputs[2].name:
+        return np.float32(0)
+    return g.filled_value(pad.inputs[2])
+
+
+def _gemm_bias(node: gs.Node, features: int) -> np.ndarray | None:
+    """beta * C as float32 [M], where C is constant and the same for all rows."""
+    values = g.channel_vector(node.inputs[2], 2)
+    if values is None or values.dtype != np.float32 or values.size not in (1, features):
+        return None
+    return np.broadcast_to(np.float32(node.attrs.get("beta", 1.0)) * values, (features,))
+
+
+def _rewrite(graph: gs.Graph, node: gs.Node, weights: BinaryWeights, path: bl.SignPath) -> None:
+    """Layer of +-1 weights, then Mul by the scales, Add of the offset times sum(a), Add of the bias."""
+    output, rank = node.outputs[0], 4 if node.op == "Conv" else 2
+    source = node.inputs[0] if path.scale == 1 else _unscaled(graph, path)
+    scale, offset = weights.scale * path.scale, weights.offset * path.scale
+    bias = None
+    if node.op == "Gemm":
+        scale, offset = (np.float32(node.attrs.get("alpha", 1.0)) * v for v in (scale, offset))
+        if len(node.inputs) > 2:
+            bias = _gemm_bias(node, scale.size)
+    elif node.op == "Conv" and len(node.inputs) > 2:
+        bias = g.constant(node.inputs[2])
+    steps: list[tuple[str, gs.Tensor]] = []
+    if not (scale == 1).all():
+        steps.append(("Mul", _channel_constant(graph, f"{node.name}_scale", scale, rank)))
+    if offset.any():
+        total = _layer(graph, node, source, np.ones_like(weights.signs[:1]), f"{node.name}_sum")
+        factor_ = _channel_constant(graph, f"{node.name}_offset", offset, rank)
+        steps.append(("Add", g.add_node(graph, "Mul", [total, factor_], g.fresh_name(graph, f"{node.name}_offset_sum"),
+                                        dtype=np.float32, shape=output.shape)))  # fmt: skip
+    if bias is not None and bias.any():
+        steps.append(("Add", _channel_constant(graph, f"{node.name}_bias", bias, rank)))
+    name, node.name = node.name, f"{node.name}_original"
+    node.outputs.clear()
+    value = _layer(graph, node, source, weights.signs, name, None if steps else output, output.shape)
+    for index, (op, operand) in enumerate(steps):
+        last = index == len(steps) - 1
+        target = output if last else g.fresh_name(graph, f"{name}_{op.lower()}")
+        value = g.add_node(graph, op, [value, operand], target, dtype=np.float32, shape=output.shape,
+                           name=g.fresh_name(graph, f"{name}_{op.lower()}_node"))  # fmt: skip
+
+
+def _layer(graph, node, source, signs, name, output=None, shape=None) -> gs.Variable:
+    """A Conv or MatMul of the given +-1 weights with the geometry of `node`."""
+    attrs = {}
+    if node.op == "Conv":
+        attrs = dict(node.attrs)
+        values = signs
+    else:
+        values = np.ascontiguousarray(signs.T)
+    constant = gs.Constant(g.fresh_name(graph, f"{name}_signs"), values)
+    target = output if output is not None else g.fresh_name(graph, f"{name}_dot")
+    op = "Conv" if node.op == "Conv" else "MatMul"
+    return g.add_node(graph, op, [source, constant], target, attrs=attrs, dtype=np.float32, shape=shape, name=name)
+
+
+def _unscaled(graph: gs.Graph, path: bl.SignPath) -> gs.Tensor:
+    """The path from the binarizer to the layer again, without the factors on it."""
+    tensor = path.signs
+    for node in path.nodes:
+        inputs = [tensor, *node.inputs[1:]]
+        if node.op == "Pad":
+            value = _pad_value(node) / path.scale
+            pad_value = gs.Constant(g.fresh_name(graph, f"{node.name}_value"), np.array(value, np.float32))
+            inputs = [tensor, node.inputs[1], pad_value, *node.inputs[3:]]
+        name = g.fresh_name(graph, f"{node.name}_unscaled")
+        tensor = g.add_node(graph, node.op, inputs, name, attrs=dict(node.attrs), dtype=np.float32,
+                            shape=node.outputs[0].shape)  # fmt: skip
+    return tensor
+
+
+def _channel_constant(graph: gs.Graph, name: str, values: np.ndarray, rank: int) -> gs.Constant:
+    return g.per_channel_constant(g.fresh_name(graph, name), values.astype(np.float32), rank)

@@ -1,0 +1,150 @@
+"""Reading and editing the graph: small questions that several passes ask of onnx-graphsurgeon's IR."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that computes a tensor; None for graph inputs and constants."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def constant(tensor: gs.Tensor) -> np.ndarray | None:
+    """The values of a constant tensor, else None."""
+    return tensor.values if isinstance(tensor, gs.Constant) else None
+
+
+def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    return any(output is tensor for output in graph.outputs)
+
+
+def has_one_use(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether exactly one node input reads the tensor and it is no graph output."""
+    return len(tensor.outputs) == 1 and not is_graph_output(graph, tensor)
+
+
+def rank(tensor: gs.Tensor) -> int | None:
+    return None if tensor.shape is None else len(tensor.shape)
+
+
+def static(dimension: object) -> int | None:
+    """A dimension as a number where it is one (dynamic dimensions are strings or None)."""
+    return int(dimension) if isinstance(dimension, int | np.integer) and dimension >= 0 else None
+
+
+def channels(tensor: gs.Tensor) -> int | None:
+    """The length of axis 1 where it is known."""
+    return static(tensor.shape[1]) if tensor.shape is not None and len(tensor.shape) >= 2 else None
+
+
+def filled_value(tensor: gs.Tensor) -> np.generic | None:
+    """The one value that fills the tensor whatever its shape (constants, ones_like and full_like), else None."""
+    values = constant(tensor)
+    if values is not None:
+        flat = np.asarray(values).reshape(-1)
+        return flat[0] if flat.size and (flat == flat[0]).all() else None
+    node = producer(tensor)
+    if node is None:
+        return None
+    if node.op == "ConstantOfShape":
+        value = node.attrs.get("value")
+        if value is None:
+            return np.float32(0)
+        return np.asarray(value.values if isinstance(value, gs.Constant) else value).reshape(-1)[0]
+    if node.op in ("Expand", "Identity", "Reshape", "Unsqueeze", "Squeeze"):
+        return filled_value(node.inputs[0])
+    return None
+
+
+def channel_vector(tensor: gs.Tensor, data_rank: int | None) -> np.ndarray | None:
+    """A constant that broadcasts along axis 1 of a tensor of the given rank, as [1] (one value) or [C]; else None."""
+    value = filled_value(tensor)
+    if value is not None:
+        return np.asarray([value])
+    values = constant(tensor)
+    if values is None or data_rank is None or data_rank < 2 or values.ndim > data_rank:
+        return None
+    aligned = values.reshape((1,) * (data_rank - values.ndim) + values.shape)
+    if aligned.size != aligned.shape[1]:
+        return None
+    return aligned.reshape(-1)
+
+
+def per_channel_constant(name: str, values: np.ndarray, data_rank: int) -> gs.Constant:
+    """A constant of values [1] or [C] shaped to broadcast along axis 1 of a tensor of the given rank."""
+    shape = () if values.size == 1 else (values.size,) + (1,) * (data_rank - 2)
+    return gs.Constant(name, np.ascontiguousarray(values).reshape(shape))
+
+
+def fresh_name(graph: gs.Graph, base: str) -> str:
+    """`base`, or `base` with a number, not yet used by a tensor or node of the graph."""
+    taken = graph.tensors().keys() | {node.name for node in graph.nodes}
+    name, count = base, 1
+    while name in taken:
+        name, count = f"{base}_{count}", count + 1
+    return name
+
+
+def add_node(
+    graph: gs.Graph,
+    op: str,
+    inputs: list[gs.Tensor],
+    output: gs.Variable | str,
+    *,
+    attrs: dict | None = None,
+    dtype: np.dtype | type | None = None,
+    shape: list | tuple | None = None,
+    domain: str | None = None,
+    name: str | None = None,
+) -> gs.Variable:
+    """Append a node; `output` is an existing tensor that loses its producer, or the name of a new one."""
+    if isinstance(output, str):
+        output = gs.Variable(output, dtype=dtype, shape=shape)
+    else:
+        output.inputs.clear()
+    node = gs.Node(op, name=name or output.name, attrs=attrs or {}, inputs=inputs, outputs=[output], domain=domain)
+    graph.nodes.append(node)
+    return output
+
+
+def replace_uses(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Make every reader of `old` read `new`. The graph's outputs keep their tensors."""
+    for node in list(old.outputs):
+        for index, tensor in enumerate(node.inputs):
+            if tensor is old:
+                node.inputs[index] = new
+
+
+def same_value(a: gs.Tensor, b: gs.Tensor) -> bool:
+    """Whether two tensors are computed by equal expressions, so that they hold the same values."""
+    if a is b:
+        return True
+    x, y = constant(a), constant(b)
+    if x is not None or y is not None:
+        return x is not None and y is not None and x.dtype == y.dtype and np.array_equal(x, y)
+    p, q = producer(a), producer(b)
+    if p is None or q is None or p.op != q.op or p.domain != q.domain or len(p.inputs) != len(q.inputs):
+        return False
+    return (
+        p.attrs == q.attrs
+        and p.outputs.index(a) == q.outputs.index(b)
+        and all(same_value(s, t) for s, t in zip(p.inputs, q.inputs, strict=True))
+    )
+
+
+def tidy(graph: gs.Graph) -> None:
+    """Drop what nothing reads and sort the nodes."""
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+
+
+def infer_shapes(graph: gs.Graph) -> None:
+    """Fill in the shapes and types that follow from the graph as it is now."""
+    model = onnx.shape_inference.infer_shapes(gs.export_onnx(graph, do_type_check=False), data_prop=True)
+    inferred = gs.import_onnx(model).tensors()
+    for name, tensor in graph.tensors().items():
+        known = inferred.get(name)
+        if isinstance(tensor, gs.Variable) and isinstance(known, gs.Variable):
+            tensor.shape, tensor.dtype = known.shape, known.dtype

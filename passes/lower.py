@@ -1,0 +1,443 @@
+"""lower: canonical binary layers become custom ops that pass packed signs to one another.
+
+Signs stay packed from a binarizer through pooling to every binary layer that reads them. A binarizer that compares the
+dot product of a binary layer with integers is that layer's epilogue; one on a float tensor becomes Binarize. What still
+needs the signs as floats reads them through UnpackSigns, and a layer that needs to give both gives both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from bnncc.passes import binarizers
+from bnncc.passes import binary_layers as bl
+from bnncc.passes import elementwise as ew
+from bnncc.passes import graph as g
+from bnncc.passes.base import Context, PassResult, SignTensor
+from bnncc.runtime.functions import DOMAIN
+
+MAX_FAN_IN = 1 << 24  # sums are exact in float32, and so in the function bodies
+
+
+class _Unsuitable(Exception):
+    """Why a layer stays float, in words."""
+
+
+@dataclass
+class _Geometry:
+    """Attributes of a convolution with explicit padding."""
+
+    attrs: dict
+    source: gs.Tensor  # before any Pad node
+
+
+@dataclass
+class _Layer:
+    """A binary layer on its way to a custom op."""
+
+    node: gs.Node
+    weights: np.ndarray  # float32 +-1, output channel first
+    attrs: dict
+    packed: gs.Variable
+    signs: gs.Variable | None = None  # the binarizer output that becomes the bit output
+    comparison: binarizers.Comparison | None = None
+    bits: gs.Variable | None = None
+
+
+@dataclass
+class _Packing:
+    """Tensors of signs that exist packed, by the identity of the float tensor, and the binary layers by their output."""
+
+    packed: dict[int, gs.Variable] = field(default_factory=dict)
+    tensors: dict[int, gs.Variable] = field(default_factory=dict)
+    layers: dict[int, _Layer] = field(default_factory=dict)
+    reshaped: dict[str, int] = field(default_factory=dict)  # names of the same signs in another shape
+
+
+class Lower:
+    name = "lower"
+    requires = ("thresholds",)
+    guarantees = "binary layers are ops of the domain bnncc on packed signs"
+
+    def apply(self, graph: gs.Graph, context: Context) -> PassResult:
+        result = PassResult()
+        packing = _Packing()
+        for node in [node for node in graph.nodes if bl.is_binary(node)]:
+            try:
+                layer = _plan(graph, node, packing)
+            except _Unsuitable as reason:
+                result.note(node.name, str(reason))
+                record = context.layers.get(node.name)
+                if record is not None:
+                    record.status, record.reason = "float", str(reason)
+                continue
+            packing.layers[id(node.outputs[0])] = layer
+        if not packing.layers:
+            return result
+        _pack_what_layers_give(graph, packing)
+        for layer in packing.layers.values():
+            _emit(graph, layer, context)
+        _unpack_for_the_rest(graph, packing)
+        g.tidy(graph)
+        _record_sign_tensors(graph, packing, context)
+        result.changed = True
+        return result
+
+
+# ---- Packed signs ---------------------------------------------------------------------------------------------------
+
+
+def _width(tensor: gs.Tensor) -> int:
+    width = g.static(tensor.shape[-1]) if tensor.shape is not None and len(tensor.shape) else None
+    if width is None:
+        raise _Unsuitable(f"the last axis of '{tensor.name}' is dynamic; fix it with an input shape")
+    return width
+
+
+def _packed(graph: gs.Graph, tensor: gs.Variable, packing: _Packing) -> gs.Variable:
+    """The packed signs of a tensor of canonical signs, made if they do not exist yet."""
+    if id(tensor) in packing.packed:
+        return packing.packed[id(tensor)]
+    node = g.producer(tensor)
+    comparison = binarizers.match(tensor)
+    if comparison is not None:
+        packed = _packed_binarizer(graph, tensor, comparison, packing)
+    elif node.op in ("Identity", "Dropout"):
+        packed = _packed(graph, node.inputs[0], packing)
+    elif node.op in ("MaxPool", "Mul"):
+        packed = _packed_pool(graph, tensor, node, packing)
+    else:
+        raise _Unsuitable(f"{node.op} '{node.name}' between the binarizer and the layer has no form on packed signs")
+    packing.packed[id(tensor)] = packed
+    packing.tensors[id(tensor)] = tensor
+    return packed
+
+
+def _packed_shape(tensor: gs.Variable) -> list:
+    return [*tensor.shape[:-1], (_width(tensor) + 7) // 8]
+
+
+def _packed_binarizer(
+    graph: gs.Graph, tensor: gs.Variable, comparison: binarizers.Comparison, packing: _Packing
+) -> gs.Variable:
+    name = g.fresh_name(graph, f"{tensor.name}_bits")
+    layer = packing.layers.get(id(comparison.source))
+    if layer is not None and layer.bits is None and _integral(comparison, layer):
+        layer.signs, layer.comparison = tensor, comparison
+        layer.bits = gs.Variable(name, dtype=np.uint8, shape=_packed_shape(tensor))
+        return layer.bits
+    threshold = gs.Constant(g.fresh_name(graph, f"{name}_threshold"), comparison.threshold.astype(np.float32))
+    direction = gs.Constant(g.fresh_name(graph, f"{name}_direction"), comparison.direction.astype(np.int8))
+    return g.add_node(
+        graph, "Binarize", [comparison.source, threshold, direction], name, attrs={"nan_bit": comparison.nan_bit},
+        dtype=np.uint8, shape=_packed_shape(tensor), domain=DOMAIN,
+    )  # fmt: skip
+
+
+def _integral(comparison: binarizers.Comparison, layer: _Layer) -> bool:
+    """Whether the thresholds pass brought the comparison to one integer per output channel."""
+    thresholds = comparison.threshold
+    return thresholds.size == layer.weights.shape[0] and bool((thresholds == np.rint(thresholds)).all())
+
+
+def _packed_pool(graph: gs.Graph, tensor: gs.Variable, node: gs.Node, packing: _Packing) -> gs.Variable:
+    """MaxPool of signs, or Mul(d) -> MaxPool -> Mul(d) with d = -1 in channels that take the minimum."""
+    pool, direction = _match_pool(node)
+    if pool is None or len(pool.attrs.get("kernel_shape", [])) != 2 or pool.attrs.get("storage_order", 0):
+        raise _Unsuitable(f"{node.op} '{node.name}' between the binarizer and the layer has no form on packed signs")
+    source = pool.inputs[0] if direction is None else g.producer(pool.inputs[0]).inputs[0]
+    if g.rank(source) != 4:
+        raise _Unsuitable(f"MaxPool '{pool.name}' of a tensor that is not [N, C, H, W]")
+    packed = _packed(graph, source, packing)
+    attrs = {
+        "width": _width(source),
+        "kernel_shape": list(pool.attrs["kernel_shape"]),
+        "strides": list(pool.attrs.get("strides", [1, 1])),
+        "dilations": list(pool.attrs.get("dilations", [1, 1])),
+        "pads": _pads(pool, source, pool.attrs["kernel_shape"]),
+        "ceil_mode": int(pool.attrs.get("ceil_mode", 0)),
+    }
+    name = g.fresh_name(graph, f"{tensor.name}_bits")
+    values = np.ones(1, np.int8) if direction is None else direction.astype(np.int8)
+    constant = gs.Constant(g.fresh_name(graph, f"{name}_direction"), values)
+    return g.add_node(graph, "MaxPoolSigns", [packed, constant], name, attrs=attrs, dtype=np.uint8,
+                      shape=_packed_shape(tensor), domain=DOMAIN)  # fmt: skip
+
+
+def _match_pool(node: gs.Node) -> tuple[gs.Node | None, np.ndarray | None]:
+    """The MaxPool behind a node and its direction per channel (None: +1 everywhere)."""
+    if node.op == "MaxPool":
+        turn = g.producer(node.inputs[0])
+        inner = None if turn is None or turn.op != "Mul" else g.channel_vector(turn.inputs[1], 4)
+        return (node, None) if inner is None else (None, None)
+    pool = g.producer(node.inputs[0])
+    if pool is None or pool.op != "MaxPool":
+        return None, None
+    turn = g.producer(pool.inputs[0])
+    if turn is None or turn.op != "Mul":
+        return None, None
+    inner, outer = (g.channel_vector(n.inputs[1], 4) for n in (turn, node))
+    matches = inner is not None and outer is not None and np.array_equal(inner, outer) and np.isin(inner, (-1, 1)).all()
+    return (pool, inner) if matches else (None, None)
+
+
+def _pads(node: gs.Node, source: gs.Tensor, kernel: list[int]) -> list[int]:
+    """Explicit (top, left, bottom, right) of a Conv or MaxPool, auto_pad resolved."""
+    mode = node.attrs.get("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        return list(node.attrs.get("pads", [0, 0, 0, 0]))
+    if mode == "VALID":
+        return [0, 0, 0, 0]
+    begins, ends = [], []
+    strides, dilations = node.attrs.get("strides", [1, 1]), node.attrs.get("dilations", [1, 1])
+    for size, extent, stride, dilation in zip(source.shape[2:], kernel, strides, dilations, strict=True):
+        length = g.static(size)
+        if length is None:
+            raise _Unsuitable(f"'{node.name}' has auto_pad {mode} on a dynamic size; fix it with an input shape")
+        total = max(0, (-(-length // stride) - 1) * stride + (extent - 1) * dilation + 1 - length)
+        small, large = total // 2, total - total // 2
+        begins.append(small if mode == "SAME_UPPER" else large)
+        ends.append(large if mode == "SAME_UPPER" else small)
+    return begins + ends
+
+
+# ---- Layers -----------------------------------------------------------------------------------------------------------
+
+
+def _plan(graph: gs.Graph, node: gs.Node, packing: _Packing) -> _Layer:
+    weights = bl.weights_of(node)
+    if bl.fan_in(node) > MAX_FAN_IN:
+        raise _Unsuitable(f"{bl.fan_in(node)} products per output are more than the kernels count")
+    if node.op == "Conv":
+        geometry = _conv_geometry(node, weights)
+        packed = _packed(graph, geometry.source, packing)
+        return _Layer(node, weights, geometry.attrs | {"width": _width(geometry.source)}, packed)
+    source, passed = _before_reshapes(node.inputs[0])
+    width = _width(source)
+    features = np.prod([g.static(size) or 0 for size in source.shape[1:]], dtype=np.int64)
+    if features != weights.shape[1]:
+        raise _Unsuitable(f"'{node.inputs[0].name}' is no plain flattening of '{source.name}'")
+    packed = _packed(graph, source, packing)
+    packing.reshaped.update((tensor.name, id(source)) for tensor in passed)
+    return _Layer(node, weights, {"weight_shape": list(weights.shape), "width": width}, packed)
+
+
+def _before_reshapes(tensor: gs.Tensor) -> tuple[gs.Tensor, list[gs.Tensor]]:
+    """The tensor before the reshapes that end a sign path, and those after it: the linear kernels flatten themselves."""
+    passed = []
+    node = g.producer(tensor)
+    while node is not None and node.op in bl.MOVING:
+        passed.append(tensor)
+        tensor = node.inputs[0]
+        node = g.producer(tensor)
+    return tensor, passed
+
+
+def _conv_geometry(node: gs.Node, weights: np.ndarray) -> _Geometry:
+    source, explicit, value = node.inputs[0], np.zeros(4, np.int64), None
+    while (pad := g.producer(source)) is not None and pad.op in ("Pad", "Identity", "Dropout"):
+        if pad.op == "Pad":
+            amounts, pad_value = _explicit_pad(pad)
+            if value is not None and pad_value != value:
+                raise _Unsuitable(f"Pad '{pad.name}' and the padding after it have different values")
+            explicit, value = explicit + amounts, pad_value
+        source = pad.inputs[0]
+    inner = np.asarray(_pads(node, node.inputs[0], list(weights.shape[2:])))
+    if (inner < 0).any() or (explicit < 0).any():
+        raise _Unsuitable("negative padding")
+    if inner.any():
+        if value not in (None, 0):
+            raise _Unsuitable("an explicit Pad with +-1 and zero padding in the convolution as well")
+        value = 0
+    attrs = {
+        "weight_shape": list(weights.shape),
+        "strides": list(node.attrs.get("strides", [1, 1])),
+        "dilations": list(node.attrs.get("dilations", [1, 1])),
+        "pads": [int(total) for total in inner + explicit],
+        "group": int(node.attrs.get("group", 1)),
+        "pad_value": int(value or 0),
+    }
+    return _Geometry(attrs, source)
+
+
+def _explicit_pad(pad: gs.Node) -> tuple[np.ndarray, int]:
+    """Amounts (top, left, bottom, right) and value of a Pad node of an NCHW tensor."""
+    amounts = g.constant(pad.inputs[1])
+    value = g.filled_value(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2].name else 0
+    axes = g.constant(pad.inputs[3]) if len(pad.inputs) > 3 and pad.inputs[3].name else np.arange(4)
+    if amounts is None or axes is None or pad.attrs.get("mode", "constant") != "constant" or value not in (-1, 0, 1):
+        raise _Unsuitable(f"Pad '{pad.name}' is not a constant padding with 0, +1 or -1")
+    begin, end = np.zeros(4, np.int64), np.zeros(4, np.int64)
+    begin[axes], end[axes] = np.split(amounts, 2)
+    if begin[:2].any() or end[:2].any():
+        raise _Unsuitable(f"Pad '{pad.name}' pads batch or channels")
+    return np.array([begin[2], begin[3], end[2], end[3]]), int(value)
+
+
+def _pack_what_layers_give(graph: gs.Graph, packing: _Packing) -> None:
+    """Signs that a binary layer can give are packed at once, also where only floats are read from them later.
+
+    Then float readers unpack them, which moves a thirty-second of what comparing a float output would.
+    """
+    for node in list(graph.nodes):
+        if node.op not in ("Where", "MaxPool", "Mul") or not node.outputs:
+            continue
+        tensor = node.outputs[0]
+        path = bl.sign_path(tensor) if node.op != "Mul" else None
+        if node.op == "Mul" and _match_pool(node)[0] is None:
+            continue
+        base = binarizers.match(path.signs if path else _pool_base(node))
+        if base is None or id(base.source) not in packing.layers:
+            continue
+        try:
+            _packed(graph, tensor, packing)
+        except _Unsuitable:
+            continue  # stays in float; the layer gives floats as well
+
+
+def _pool_base(node: gs.Node) -> gs.Tensor:
+    return g.producer(_match_pool(node)[0].inputs[0]).inputs[0]
+
+
+def _emit(graph: gs.Graph, layer: _Layer, context: Context) -> None:
+    """Replace a planned layer by its custom op."""
+    node, dot = layer.node, layer.node.outputs[0]
+    flip = np.ones(layer.weights.shape[0], np.float32)
+    inputs: list[gs.Tensor] = []
+    outputs: list[gs.Variable] = []
+    if layer.bits is not None:
+        # x <= t is -x >= -t: turn the filter, so that every channel compares upwards.
+        flip = np.broadcast_to(layer.comparison.direction, flip.shape).astype(np.float32)
+    if layer.bits is None or _float_readers(graph, layer):
+        scale, shift, last = _affine_tail(graph, layer)
+        inputs += [
+            gs.Constant(g.fresh_name(graph, f"{node.name}_scale"), _shortest(scale * flip)),
+            gs.Constant(g.fresh_name(graph, f"{node.name}_shift"), _shortest(shift)),
+        ]
+        last.inputs.clear()
+        outputs.append(last)
+    if layer.bits is not None:
+        threshold = (layer.comparison.threshold * flip).astype(np.int32)
+        inputs.append(gs.Constant(g.fresh_name(graph, f"{node.name}_threshold"), threshold))
+        outputs.append(layer.bits)
+    signs = (layer.weights * flip.reshape(-1, *(1,) * (layer.weights.ndim - 1))).reshape(flip.size, -1)
+    packed = gs.Constant(g.fresh_name(graph, f"{node.name}_packed"), pack(signs))
+    suffix = "" if layer.bits is None else "Dual" if len(outputs) == 2 else "Threshold"
+    op = ("BinaryConv" if node.op == "Conv" else "BinaryLinear") + suffix
+    name, node.name = node.name, f"{node.name}_float"
+    graph.nodes.append(gs.Node(op, name, layer.attrs, [layer.packed, packed, *inputs], outputs, domain=DOMAIN))
+    record = context.layers.get(name)
+    if record is not None:
+        record.kernel, record.compiled_node, record.weight_bits = "dot", name, 1
+        record.size_after = packed.values.nbytes + sum(tensor.values.nbytes for tensor in inputs)
+        positions = [g.static(size) for size in (dot.shape or ())[2:]] if node.op == "Conv" else []
+        record.bit_ops_dense = int(np.prod([size or 0 for size in positions], dtype=np.int64)) * layer.weights.size
+
+
+def pack(signs: np.ndarray) -> np.ndarray:
+    """+-1 values [..., L] as packed signs uint8 [..., ceil(L / 8)]."""
+    return np.packbits(signs > 0, axis=-1, bitorder="little")
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """[M] as [1] where all values are equal."""
+    values = np.asarray(values, np.float32)
+    return values[:1] if (values == values[0]).all() else values
+
+
+def _float_readers(graph: gs.Graph, layer: _Layer) -> list[gs.Node]:
+    """Nodes that read the layer's dot product, other than the binarizer that became its bit output."""
+    dot = layer.node.outputs[0]
+    own: set[int] = set()
+    if layer.signs is not None:
+        tensor = g.producer(layer.signs).inputs[0]
+        while tensor is not dot:
+            own.add(id(g.producer(tensor)))
+            tensor = g.producer(tensor).inputs[0]
+    readers = [node for node in dot.outputs if id(node) not in own]
+    if not readers and g.is_graph_output(graph, dot):
+        return list(dot.outputs)
+    return readers
+
+
+def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray, gs.Variable]:
+    """Scale and shift per channel from the per-channel affine ops after the layer, and the tensor that they end in."""
+    count = layer.weights.shape[0]
+    tensor = layer.node.outputs[0]
+    readers = _float_readers(graph, layer)
+    tail: list[gs.Node] = []
+    while len(readers) == 1 and not g.is_graph_output(graph, tensor) and _is_affine(readers[0], tensor):
+        tail.append(readers[0])
+        tensor = readers[0].outputs[0]
+        readers = tensor.outputs
+    if len(tail) == 1 and tail[0].op == "BatchNormalization":
+        scale, shift = _batchnorm(tail[0], np.float32)
+        return scale, shift, tensor
+    scale, shift = np.ones(count), np.zeros(count)
+    for node in tail:
+        if node.op == "BatchNormalization":
+            factor, addend = _batchnorm(node, np.float64)
+            scale, shift = scale * factor, shift * factor + addend
+            continue
+        first = node.inputs[0] is not next(t for t in node.inputs if isinstance(t, gs.Constant))
+        value = g.channel_vector(node.inputs[1 if first else 0], 4).astype(np.float64)
+        if node.op == "Mul":
+            scale, shift = scale * value, shift * value
+        elif node.op == "Div":
+            scale, shift = scale / value, shift / value
+        elif node.op == "Add":
+            shift = shift + value
+        else:  # Sub
+            scale, shift = (scale, shift - value) if first else (-scale, value - shift)
+    return np.broadcast_to(scale, count), np.broadcast_to(shift, count), tensor
+
+
+def _is_affine(node: gs.Node, data: gs.Tensor) -> bool:
+    if node.op not in ("Add", "Sub", "Mul", "Div", "BatchNormalization") or ew.data_input(node) is not data:
+        return False
+    if node.op == "BatchNormalization":
+        return True
+    return isinstance(node.inputs[1], gs.Constant) or (node.op != "Div" and isinstance(node.inputs[0], gs.Constant))
+
+
+def _batchnorm(node: gs.Node, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift as onnxruntime's CPU kernel forms them, in the given precision."""
+    gamma, beta, mean, variance = (g.constant(tensor).astype(dtype) for tensor in node.inputs[1:])
+    inverse = dtype(1) / np.sqrt(variance + dtype(np.float32(node.attrs.get("epsilon", 1e-5))))
+    scale = inverse * gamma
+    return scale, beta - mean * scale
+
+
+# ---- What reads signs as floats ------------------------------------------------------------------------------------------
+
+
+def _unpack_for_the_rest(graph: gs.Graph, packing: _Packing) -> None:
+    g.tidy(graph)
+    alive = {id(node) for node in graph.nodes}
+    for key, tensor in packing.tensors.items():
+        readers = [node for node in tensor.outputs if id(node) in alive]
+        unpacked = [node for node in readers if not _is_packed_too(node, packing)]
+        if unpacked or g.is_graph_output(graph, tensor):
+            packed = packing.packed[key]
+            g.add_node(graph, "UnpackSigns", [packed], tensor, attrs={"width": _width(tensor)}, domain=DOMAIN,
+                       name=g.fresh_name(graph, f"{tensor.name}_unpack"))  # fmt: skip
+
+
+def _is_packed_too(node: gs.Node, packing: _Packing) -> bool:
+    """Whether a reader of signs has a packed form itself, so that it will go."""
+    return any(id(output) in packing.packed or any(_is_packed_too(reader, packing) for reader in output.outputs)
+               and node.op == "Mul" for output in node.outputs)  # fmt: skip
+
+
+def _record_sign_tensors(graph: gs.Graph, packing: _Packing, context: Context) -> None:
+    """Note for verification where the bits of each reference binarizer are."""
+    present = graph.tensors()
+    keys = {tensor.name: key for key, tensor in packing.tensors.items()} | packing.reshaped
+    for name, key in keys.items():
+        record, packed = context.binarizers.get(name), packing.packed[key]
+        if record is not None and packed.name in present:
+            width = _width(packing.tensors[key])
+            context.sign_tensors.append(SignTensor(record.signs, record.source, record.threshold, packed.name, width))

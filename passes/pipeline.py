@@ -1,0 +1,131 @@
+"""The pipeline: the reference model through all passes to a compiled model, with a record of what each did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from bnncc.errors import BadInput
+from bnncc.passes import graph as g
+from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, Note, Pass, SignTensor
+from bnncc.passes.canonicalize_binarizers import CanonicalizeBinarizers
+from bnncc.passes.canonicalize_weights import CanonicalizeWeights
+from bnncc.passes.fold_batchnorm import FoldBatchNorm
+from bnncc.passes.fold_constants import FoldConstants
+from bnncc.passes.lower import Lower
+from bnncc.passes.prepare import default_opset, reference_model
+from bnncc.passes.thresholds import Thresholds
+from bnncc.runtime.functions import DOMAIN, VERSION, functions_for
+
+
+@dataclass
+class PassRecord:
+    """What one pass did."""
+
+    name: str
+    changed: bool
+    notes: list[Note]
+    seconds: float
+
+
+@dataclass
+class Outcome:
+    """A compilation: the compiled model (no metadata yet), the reference it is compared with, and the records."""
+
+    model: onnx.ModelProto
+    reference: onnx.ModelProto
+    passes: list[PassRecord]
+    layers: list[LayerRecord]
+    sign_tensors: list[SignTensor]
+
+
+def passes_for(config: Any) -> list[Pass]:
+    """The passes that a config asks for, in order."""
+    passes: list[Pass] = [FoldConstants(), CanonicalizeBinarizers(), CanonicalizeWeights(), Thresholds()]
+    if config.fold_batchnorm:
+        passes.append(FoldBatchNorm())
+    if config.lower:
+        passes.append(Lower())
+    return passes
+
+
+def run_passes(
+    model: onnx.ModelProto,
+    config: Any,
+    progress: Callable[[str], None] | None = None,
+    dump: Callable[[str, onnx.ModelProto], None] | None = None,
+) -> Outcome:
+    """Compile a model. `progress` is told each pass's name; `dump` is given the model after each.
+
+    Raises BadInput for a model that cannot be taken.
+    """
+    with G_LOGGER.suppress():  # onnx-graphsurgeon warns of large folded constants, which weights are
+        return _run(model, config, progress, dump)
+
+
+def _run(
+    model: onnx.ModelProto,
+    config: Any,
+    progress: Callable[[str], None] | None,
+    dump: Callable[[str, onnx.ModelProto], None] | None,
+) -> Outcome:
+    reference = reference_model(model)
+    opset = default_opset(reference)
+    context = Context(config=config, opset=opset)
+    graph = _import(reference)
+    records: list[PassRecord] = []
+    for step in passes_for(config):
+        if progress is not None:
+            progress(step.name)
+        start = time.perf_counter()
+        result = step.apply(graph, context)
+        records.append(PassRecord(step.name, result.changed, result.notes, time.perf_counter() - start))
+        if isinstance(step, FoldConstants):
+            context.layers = _layers(graph)
+        if dump is not None:
+            dump(step.name, _export(graph, reference))
+    compiled = _export(graph, reference)
+    for record in context.layers.values():
+        record.size_after = record.size_after or record.size_before
+    return Outcome(compiled, reference, records, list(context.layers.values()), context.sign_tensors)
+
+
+def _import(model: onnx.ModelProto) -> gs.Graph:
+    try:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise BadInput(f"shapes are inconsistent: {str(error).splitlines()[0]}") from error
+    graph = gs.import_onnx(model)
+    g.tidy(graph)
+    return graph
+
+
+def _export(graph: gs.Graph, reference: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as a model that carries the functions its custom ops need."""
+    model = gs.export_onnx(graph, do_type_check=False)
+    model.ir_version = reference.ir_version
+    model.functions.extend(functions_for(model.graph, default_opset(reference)))
+    if any(node.domain == DOMAIN for node in model.graph.node):
+        imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+        del model.opset_import[:]
+        model.opset_import.extend([*imports, onnx.helper.make_opsetid(DOMAIN, VERSION)])
+    return model
+
+
+def _layers(graph: gs.Graph) -> dict[str, LayerRecord]:
+    """One record per layer with constant weights, in graph order."""
+    layers = {}
+    for node in graph.nodes:
+        weights = g.constant(node.inputs[1]) if node.op in LAYER_OPS and len(node.inputs) > 1 else None
+        if weights is None:
+            continue
+        extra = [g.constant(tensor) for tensor in node.inputs[2:]]
+        size = weights.nbytes + sum(values.nbytes for values in extra if values is not None)
+        layers[node.name] = LayerRecord(node.name, node.op, int(weights.size), size)
+    return layers
