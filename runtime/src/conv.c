@@ -1,0 +1,363 @@
+/* Binary convolution: prepare the windows, take dot products, hand them to the epilogue.
+ *
+ * A run works through groups of images, each in two parallel stages:
+ * 1. every image row turns from planes (a bit per pixel, channel by channel) into pixel-major words;
+ * 2. for every tile of up to DOT_TILE output pixels, every group and every DOT_TILE filters of it: gather the tile's
+ *    windows, take the dot products, correct them for zero padding, and store what the epilogue makes of them.
+ * Tiles write to bytes of their own, so their order and threads cannot matter. */
+#include "checked.h"
+#include "dot/dot.h"
+#include "epilogue.h"
+#include "parallel.h"
+#include "signs.h"
+#include "windows.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+struct bnncc_conv {
+    bnncc_conv_params params;
+    char name[40];
+    const dot_kernel *kernel;
+    epilogue epilogue;
+    size_t group_filters; /* output channels of a group */
+    size_t length;        /* K, the number of products in a dot product */
+    size_t words;         /* of a window or a filter */
+    size_t out_width;
+    size_t group_weights; /* words of a group's interleaved filters */
+    uint64_t *weights;    /* [group][group_weights] */
+    int32_t *tap_sums;    /* see sum_taps; NULL where no correction for padding is needed */
+};
+
+/* ---- Creation ---------------------------------------------------------------------------------------------------- */
+
+static bnncc_status check_params(const bnncc_conv_params *params, bnncc_error *error) {
+    if (check_size("out_channels", params->out_channels, 1, error) ||
+        check_size("in_channels", params->in_channels, 1, error) || check_size("group", params->group, 1, error) ||
+        check_size("width", params->width, 1, error))
+        return BNNCC_INVALID_ARGUMENT;
+    for (int axis = 0; axis < 2; axis++)
+        if (check_size("kernel_shape", params->kernel_shape[axis], 1, error) ||
+            check_size("stride", params->strides[axis], 1, error) ||
+            check_size("dilation", params->dilations[axis], 1, error) ||
+            check_size("pad", params->pads[axis], 0, error) || check_size("pad", params->pads[axis + 2], 0, error))
+            return BNNCC_INVALID_ARGUMENT;
+    if (params->pad_value < -1 || params->pad_value > 1)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "pad_value is not -1, 0 or 1");
+    if (params->in_channels % params->group || params->out_channels % params->group)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "in_channels or out_channels is not a multiple of group");
+    const int64_t channels = params->in_channels / params->group;
+    if (params->kernel_shape[0] * params->kernel_shape[1] > DOT_LIMIT / channels)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "a filter has more than 2^24 weights");
+    return BNNCC_OK;
+}
+
+/* Output positions along an axis (0: height, 1: width), as ONNX Conv counts them. */
+static bnncc_status out_size(const bnncc_conv_params *params, int axis, int64_t size, int64_t *out,
+                             bnncc_error *error) {
+    const int64_t extent = (params->kernel_shape[axis] - 1) * params->dilations[axis] + 1;
+    const int64_t padded = size + params->pads[axis] + params->pads[axis + 2];
+    if (extent > padded)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "the kernel does not fit the padded input's %s",
+                    axis == 0 ? "height" : "width");
+    *out = (padded - extent) / params->strides[axis] + 1;
+    return BNNCC_OK;
+}
+
+static int weight_bit(const uint8_t *filter, size_t position) { return filter[position / 8] >> position % 8 & 1; }
+
+/* Interleaves the filters, their bits put from (channel, row, column) order into that of the windows. */
+static bool place_weights(bnncc_conv *conv, const uint8_t *weight) {
+    const size_t taps = (size_t)(conv->params.kernel_shape[0] * conv->params.kernel_shape[1]);
+    const size_t channels = conv->length / taps, groups = (size_t)conv->params.group;
+    bool overflow = false;
+    conv->group_weights = dot_weight_count(conv->kernel, conv->group_filters, conv->words, &overflow);
+    const size_t count = times(conv->group_weights, groups, &overflow);
+    uint64_t *filter = allocate(conv->words, sizeof *filter);
+    conv->weights = overflow ? NULL : allocate(count, sizeof *conv->weights);
+    if (!filter || !conv->weights) {
+        free(filter);
+        return false;
+    }
+    memset(conv->weights, 0, count * sizeof *conv->weights);
+    for (size_t f = 0; f < groups * conv->group_filters; f++, weight += sign_bytes(conv->length)) {
+        memset(filter, 0, conv->words * sizeof *filter);
+        for (size_t channel = 0; channel < channels; channel++)
+            for (size_t tap = 0; tap < taps; tap++) {
+                const size_t position = tap * channels + channel;
+                filter[position / 64] |= (uint64_t)weight_bit(weight, channel * taps + tap) << position % 64;
+            }
+        dot_place_filter(conv->kernel, conv->weights + f / conv->group_filters * conv->group_weights, conv->words,
+                         f % conv->group_filters, filter);
+    }
+    free(filter);
+    return true;
+}
+
+/* What zero padding needs. The bits of a tap in the padding are 0, so the kernel counts it as if all its inputs were
+ * -1, which adds -(sum of the tap's weights); the exact answer adds nothing. The taps outside the input are those
+ * outside a rectangle of taps, so with
+ *     tap_sums[i][j][filter] = sum of the filter's weights at taps (row < i, column < j)
+ * four terms give the sum inside, and the total less that is to be added, whatever the kernel's size. */
+static bool sum_taps(bnncc_conv *conv, const uint8_t *weight) {
+    const size_t rows = (size_t)conv->params.kernel_shape[0], columns = (size_t)conv->params.kernel_shape[1];
+    const size_t taps = rows * columns, filters = (size_t)conv->params.out_channels, pitch = columns + 1;
+    bool overflow = false;
+    const size_t count = times((rows + 1) * pitch, filters, &overflow);
+    conv->tap_sums = overflow ? NULL : allocate(count, sizeof *conv->tap_sums);
+    if (!conv->tap_sums)
+        return false;
+    memset(conv->tap_sums, 0, count * sizeof *conv->tap_sums);
+    for (size_t f = 0; f < filters; f++, weight += sign_bytes(conv->length)) {
+        int32_t *sums = conv->tap_sums + f;
+        for (size_t position = 0; position < conv->length; position++) {
+            const size_t tap = position % taps;
+            sums[((tap / columns + 1) * pitch + tap % columns + 1) * filters] += 2 * weight_bit(weight, position) - 1;
+        }
+        for (size_t i = 1; i <= rows; i++)
+            for (size_t j = 1; j <= columns; j++)
+                sums[(i * pitch + j) * filters] += sums[(i * pitch + j - 1) * filters] +
+                                                   sums[((i - 1) * pitch + j) * filters] -
+                                                   sums[((i - 1) * pitch + j - 1) * filters];
+    }
+    return true;
+}
+
+bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
+                               const bnncc_epilogue *epilogue, bnncc_isa isa, bnncc_conv **result, bnncc_error *error) {
+    int64_t out_width = 0;
+    bool overflow = false;
+    if (!params || !weight || !result)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "params, weight or conv is NULL");
+    if (check_params(params, error) || out_size(params, 1, params->width, &out_width, error))
+        return BNNCC_INVALID_ARGUMENT;
+    const int64_t taps = params->kernel_shape[0] * params->kernel_shape[1];
+    const size_t length = (size_t)(params->in_channels / params->group * taps);
+    const size_t expected = times((size_t)params->out_channels, sign_bytes(length), &overflow);
+    if (overflow || weight_size != expected)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "weight has %zu bytes, not out_channels * ceil(%zu / 8)",
+                    weight_size, length);
+    bnncc_status status = bnncc_isa_resolve(isa, &isa, error);
+    if (status)
+        return status;
+    bnncc_conv *conv = allocate(1, sizeof *conv);
+    if (!conv)
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution");
+    *conv = (bnncc_conv){
+        .params = *params,
+        .kernel = dot_kernel_for(isa),
+        .group_filters = (size_t)(params->out_channels / params->group),
+        .length = length,
+        .words = sign_words(length),
+        .out_width = (size_t)out_width,
+    };
+    snprintf(conv->name, sizeof conv->name, "dot/%s", bnncc_isa_name(isa));
+    status = epilogue_create(&conv->epilogue, epilogue, (size_t)params->out_channels, isa, error);
+    const bool padded = params->pads[0] || params->pads[1] || params->pads[2] || params->pads[3];
+    if (!status && (!place_weights(conv, weight) || (padded && params->pad_value == 0 && !sum_taps(conv, weight))))
+        status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's weights");
+    if (status) {
+        bnncc_conv_destroy(conv);
+        return status;
+    }
+    *result = conv;
+    return BNNCC_OK;
+}
+
+void bnncc_conv_destroy(bnncc_conv *conv) {
+    if (!conv)
+        return;
+    epilogue_destroy(&conv->epilogue);
+    free(conv->weights);
+    free(conv->tap_sums);
+    free(conv);
+}
+
+const char *bnncc_conv_kernel(const bnncc_conv *conv) { return conv->name; }
+
+bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int64_t *out_height, int64_t *out_width,
+                                     bnncc_error *error) {
+    if (!conv || !out_height || !out_width)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "conv, out_height or out_width is NULL");
+    if (check_size("height", height, 1, error) || out_size(&conv->params, 0, height, out_height, error))
+        return BNNCC_INVALID_ARGUMENT;
+    *out_width = (int64_t)conv->out_width;
+    return BNNCC_OK;
+}
+
+/* ---- A run ------------------------------------------------------------------------------------------------------- */
+
+/* Sizes of one run, and the group of images it is at. */
+typedef struct conv_job {
+    const bnncc_conv *conv;
+    const uint8_t *x, *x_end; /* of this group of images */
+    float *y;
+    uint8_t *bits;
+    size_t height, out_height;
+    size_t tile_rows, tile_columns; /* output pixels of a tile, tile_rows * tile_columns <= DOT_TILE */
+    size_t row_tiles, column_tiles; /* tiles of an image, down and across */
+    size_t chunks;                  /* times DOT_TILE filters of a group */
+    size_t image_words;
+    uint64_t *pixels;    /* [images][image_words] */
+    size_t window_words; /* of a tile */
+    uint64_t *windows;   /* [pieces][window_words] */
+} conv_job;
+
+/* Stage 1: input rows [begin, end), counted over the images. */
+static void prepare_rows(void *argument, size_t begin, size_t end) {
+    const conv_job *job = argument;
+    const size_t channels = (size_t)job->conv->params.in_channels, width = (size_t)job->conv->params.width;
+    const size_t row_bytes = sign_bytes(width), plane_bytes = row_bytes * job->height;
+    for (size_t row = begin; row < end; row++) {
+        const uint8_t *image = job->x + row / job->height * channels * plane_bytes;
+        planes_to_pixels(image + row % job->height * row_bytes, plane_bytes, job->x_end, channels, width,
+                         job->pixels + row * width * sign_words(channels));
+    }
+}
+
+/* Adds what zero padding needs (see sum_taps) to the dot products of windows that touch it. */
+static void correct_padding(const bnncc_conv *conv, const window *windows, size_t window_count, size_t first_filter,
+                            size_t filter_count, int32_t *dots) {
+    const size_t rows = (size_t)conv->params.kernel_shape[0], columns = (size_t)conv->params.kernel_shape[1];
+    const size_t filters = (size_t)conv->params.out_channels, pitch = columns + 1;
+    const int32_t *sums = conv->tap_sums + first_filter, *total = sums + (rows * pitch + columns) * filters;
+    for (size_t p = 0; p < window_count; p++) {
+        const window *window = &windows[p];
+        if (!window_touches_padding(&conv->params, window))
+            continue;
+        const size_t above = (size_t)window->first_row * pitch, below = (size_t)window->end_row * pitch;
+        const int32_t *above_left = sums + (above + (size_t)window->first_column) * filters;
+        const int32_t *above_right = sums + (above + (size_t)window->end_column) * filters;
+        const int32_t *below_left = sums + (below + (size_t)window->first_column) * filters;
+        const int32_t *below_right = sums + (below + (size_t)window->end_column) * filters;
+        for (size_t f = 0; f < filter_count; f++)
+            dots[f * DOT_TILE + p] += total[f] - (below_right[f] - above_right[f] - below_left[f] + above_left[f]);
+    }
+}
+
+/* The epilogue of a tile: output pixels (row, column) and on of `rows` x `columns`, in an image. */
+static void store_tile(const conv_job *job, size_t image, size_t row, size_t rows, size_t column, size_t columns,
+                       size_t first_filter, size_t filter_count, const int32_t *dots) {
+    const bnncc_conv *conv = job->conv;
+    const size_t out_width = conv->out_width, row_bytes = sign_bytes(out_width);
+    for (size_t f = 0; f < filter_count; f++, dots += DOT_TILE) {
+        const size_t channel = first_filter + f;
+        const size_t plane = image * (size_t)conv->params.out_channels + channel;
+        const size_t first_row = plane * job->out_height + row;
+        /* A tile of several rows is as wide as the image, so its pixels are neighbours in the float output. */
+        if (job->y)
+            epilogue_floats(&conv->epilogue, channel, dots, rows * columns, job->y + first_row * out_width + column);
+        if (job->bits) {
+            const uint64_t signs = epilogue_signs(&conv->epilogue, channel, dots, rows * columns);
+            uint8_t *bits = job->bits + first_row * row_bytes + column / 8;
+            for (size_t i = 0; i < rows; i++, bits += row_bytes)
+                store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
+        }
+    }
+}
+
+/* Stage 2: items [begin, end); an item is a chunk of a group of a tile of an image, the chunks counting fastest. */
+static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
+    const conv_job *job = argument;
+    const bnncc_conv *conv = job->conv;
+    const size_t groups = (size_t)conv->params.group;
+    uint64_t *bits = job->windows + piece * job->window_words;
+    window windows[DOT_TILE];
+    _Alignas(64) int32_t dots[DOT_TILE * DOT_TILE];
+    for (size_t item = begin; item < end; item++) {
+        const size_t chunk = item % job->chunks, group = item / job->chunks % groups;
+        const size_t tile = item / job->chunks / groups % (job->row_tiles * job->column_tiles);
+        const size_t image = item / job->chunks / groups / (job->row_tiles * job->column_tiles);
+        const size_t row = tile / job->column_tiles * job->tile_rows;
+        const size_t column = tile % job->column_tiles * job->tile_columns;
+        const size_t rows = smaller(job->tile_rows, job->out_height - row);
+        const size_t columns = smaller(job->tile_columns, conv->out_width - column), count = rows * columns;
+        if (item == begin || (chunk == 0 && group == 0))
+            windows_locate(&conv->params, (int64_t)job->height, row, rows, column, columns, windows);
+        if (item == begin || chunk == 0)
+            windows_gather(&conv->params, job->pixels + image * job->image_words, group, windows, count, bits);
+        const size_t filter = chunk * DOT_TILE, filters = smaller(conv->group_filters - filter, DOT_TILE);
+        const uint64_t *weights = conv->weights + group * conv->group_weights;
+        conv->kernel->run(bits, count, dot_tile_weights(conv->kernel, weights, conv->words, filter), filters,
+                          conv->words, (int32_t)conv->length, dots);
+        const size_t first_filter = group * conv->group_filters + filter;
+        if (conv->tap_sums)
+            correct_padding(conv, windows, count, first_filter, filters, dots);
+        store_tile(job, image, row, rows, column, columns, first_filter, filters, dots);
+    }
+}
+
+/* Cuts the output into tiles. A tile of several rows has whole rows; a tile of part of a row begins at a byte. Large
+ * kernels get smaller tiles, so that the windows of one stay within a mebibyte where eight of them do. */
+static void choose_tiles(conv_job *job) {
+    const size_t mebibyte_windows = (1 << 20) / sizeof(uint64_t) / job->conv->words;
+    size_t most = DOT_TILE;
+    while (most > 8 && most > mebibyte_windows)
+        most /= 2;
+    job->tile_columns = smaller(job->conv->out_width, most);
+    job->tile_rows = job->tile_columns == job->conv->out_width ? smaller(most / job->tile_columns, job->out_height) : 1;
+    job->row_tiles = divide_up(job->out_height, job->tile_rows);
+    job->column_tiles = divide_up(job->conv->out_width, job->tile_columns);
+}
+
+bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
+                            uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+    const size_t group_bytes = (size_t)4 << 20, scratch_bytes = (size_t)64 << 20;
+    int64_t out_height = 0, out_width = 0;
+    bool overflow = false;
+    bnncc_status status = bnncc_conv_output_shape(conv, height, &out_height, &out_width, error);
+    if (!status)
+        status = check_size("batch", batch, 0, error);
+    if (!status && batch > 0)
+        status = epilogue_check_outputs(&conv->epilogue, y, bits, error);
+    if (status || batch == 0)
+        return status;
+    if (!x)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "x is NULL");
+
+    conv_job job = {.conv = conv, .x = x, .y = y, .bits = bits};
+    job.height = (size_t)height;
+    job.out_height = (size_t)out_height;
+    choose_tiles(&job);
+    job.chunks = divide_up(conv->group_filters, DOT_TILE);
+    job.window_words = job.tile_rows * job.tile_columns * conv->words;
+
+    const size_t channels = (size_t)conv->params.in_channels, filters = (size_t)conv->params.out_channels;
+    const size_t width = (size_t)conv->params.width, images = (size_t)batch, groups = (size_t)conv->params.group;
+    const size_t image_bytes = times(times(channels, job.height, &overflow), sign_bytes(width), &overflow);
+    const size_t out_pixels = times(times(filters, job.out_height, &overflow), conv->out_width, &overflow);
+    const size_t tiles = times(job.row_tiles, job.column_tiles, &overflow);
+    const size_t image_items = times(times(tiles, groups, &overflow), job.chunks, &overflow);
+    job.image_words = times(times(job.height, width, &overflow), sign_words(channels), &overflow);
+    times(image_bytes, images, &overflow);
+    times(times(out_pixels, sizeof(float), &overflow), images, &overflow);
+    times(image_items, images, &overflow);
+    times(times(job.image_words, sizeof *job.pixels, &overflow), images, &overflow);
+    if (overflow)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
+
+    /* As many images at a time as keep the pixel-major copy in the cache; one at least. */
+    const size_t at_once = smaller(images, group_bytes / sizeof *job.pixels / job.image_words + 1);
+    const size_t taps = (size_t)(conv->params.kernel_shape[0] * conv->params.kernel_shape[1]);
+    const size_t item_cost = job.tile_rows * job.tile_columns *
+                             (conv->words * smaller(conv->group_filters, DOT_TILE) / conv->kernel->lanes + taps);
+    const size_t most_pieces = scratch_bytes / sizeof *job.windows / job.window_words + 1;
+    const size_t pieces = smaller(parallel_pieces(parallel, at_once * image_items, item_cost), most_pieces);
+    job.pixels = allocate(at_once * job.image_words, sizeof *job.pixels);
+    job.windows = allocate(pieces * job.window_words, sizeof *job.windows);
+    if (!job.pixels || !job.windows)
+        status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
+    const size_t out_rows = filters * job.out_height, out_row_bytes = sign_bytes(conv->out_width);
+    for (size_t done = 0; !status && done < images; done += at_once) {
+        const size_t now = smaller(at_once, images - done);
+        job.x = x + done * image_bytes;
+        job.x_end = job.x + now * image_bytes;
+        job.y = y ? y + done * out_pixels : NULL;
+        job.bits = bits ? bits + done * out_rows * out_row_bytes : NULL;
+        parallel_ranges(parallel, now * job.height, sign_words(channels) * width * 8, prepare_rows, &job);
+        parallel_run(parallel, now * image_items, smaller(pieces, now * image_items), convolve, &job);
+    }
+    free(job.pixels);
+    free(job.windows);
+    return status;
+}

@@ -1,0 +1,36 @@
+/* What becomes of the integer dot products: the one place where they turn into floats or bits. */
+#ifndef BNNCC_EPILOGUE_H
+#define BNNCC_EPILOGUE_H
+
+#include "bnncc.h"
+
+typedef void epilogue_floats_function(const int32_t *dots, size_t count, float scale, float shift, float *y);
+typedef uint64_t epilogue_signs_function(const int32_t *dots, size_t count, int32_t threshold);
+
+typedef struct epilogue {
+    float *scale, *shift; /* one value per channel each; both NULL for no float output */
+    int32_t *threshold;   /* one value per channel; NULL for no bit output */
+    epilogue_floats_function *floats;
+    epilogue_signs_function *signs;
+} epilogue;
+
+/* Copies the arrays of `from` for `channels` output channels. On failure nothing is left to destroy. */
+bnncc_status epilogue_create(epilogue *to, const bnncc_epilogue *from, size_t channels, bnncc_isa isa,
+                             bnncc_error *error);
+void epilogue_destroy(epilogue *epilogue);
+
+/* Both outputs are given exactly where the epilogue has them. */
+bnncc_status epilogue_check_outputs(const epilogue *epilogue, const float *y, const uint8_t *bits, bnncc_error *error);
+
+/* y[i] = dots[i] * scale + shift of the channel, for `count` positions. */
+static inline void epilogue_floats(const epilogue *epilogue, size_t channel, const int32_t *dots, size_t count,
+                                   float *y) {
+    epilogue->floats(dots, count, epilogue->scale[channel], epilogue->shift[channel], y);
+}
+
+/* Bit i = (dots[i] >= threshold of the channel), for `count` <= 64 positions; the bits above are 0. */
+static inline uint64_t epilogue_signs(const epilogue *epilogue, size_t channel, const int32_t *dots, size_t count) {
+    return epilogue->signs(dots, count, epilogue->threshold[channel]);
+}
+
+#endif /* BNNCC_EPILOGUE_H */

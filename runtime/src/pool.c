@@ -1,0 +1,172 @@
+/* Max-pooling of packed signs, 64 pixels of a row at a time.
+ *
+ * The maximum of signs is the or of their bits. The minimum is the same on complements: min(a, b) = -max(-a, -b). Taps
+ * outside the input are 0 (-1) in an or, which leaves a maximum as it is. */
+#include "checked.h"
+#include "parallel.h"
+#include "signs.h"
+
+#include <stdlib.h>
+
+/* Output positions along an axis (0: height, 1: width), as ONNX MaxPool counts them: with ceil_mode also a last window
+ * that the input only partly fills, unless it would begin beyond the input and the padding before it. */
+static bnncc_status out_size(const bnncc_pool_params *params, int axis, int64_t size, int64_t *out,
+                             bnncc_error *error) {
+    const int64_t stride = params->strides[axis], before = params->pads[axis];
+    const int64_t extent = (params->kernel_shape[axis] - 1) * params->dilations[axis] + 1;
+    const int64_t room = size + before + params->pads[axis + 2] - extent;
+    if (room < 0)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "the kernel does not fit the padded input's %s",
+                    axis == 0 ? "height" : "width");
+    *out = room / stride + 1;
+    if (params->ceil_mode && room % stride != 0 && *out * stride < size + before)
+        *out += 1;
+    return BNNCC_OK;
+}
+
+bnncc_status bnncc_pool_output_shape(const bnncc_pool_params *params, int64_t *out_height, int64_t *out_width,
+                                     bnncc_error *error) {
+    if (!params || !out_height || !out_width)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "params, out_height or out_width is NULL");
+    if (check_size("channels", params->channels, 1, error) || check_size("height", params->height, 1, error) ||
+        check_size("width", params->width, 1, error))
+        return BNNCC_INVALID_ARGUMENT;
+    for (int axis = 0; axis < 2; axis++) {
+        if (check_size("kernel_shape", params->kernel_shape[axis], 1, error) ||
+            check_size("stride", params->strides[axis], 1, error) ||
+            check_size("dilation", params->dilations[axis], 1, error) ||
+            check_size("pad", params->pads[axis], 0, error) || check_size("pad", params->pads[axis + 2], 0, error))
+            return BNNCC_INVALID_ARGUMENT;
+        if (params->pads[axis] >= params->kernel_shape[axis] || params->pads[axis + 2] >= params->kernel_shape[axis])
+            return fail(error, BNNCC_INVALID_ARGUMENT, "a pad of max-pooling is not smaller than the kernel");
+    }
+    if (out_size(params, 0, params->height, out_height, error) || out_size(params, 1, params->width, out_width, error))
+        return BNNCC_INVALID_ARGUMENT;
+    return BNNCC_OK;
+}
+
+typedef struct pool_job {
+    const bnncc_pool_params *params;
+    const uint8_t *x;
+    uint8_t *bits;
+    size_t width_words, out_height, out_width;
+    uint64_t *scratch; /* [pieces][2 * width_words]: a row as wide as the input, and its taps combined */
+} pool_job;
+
+/* to[i] |= the bit of `from` at i + shift, for every bit position i; bits beyond either end are 0. */
+static void or_shifted(uint64_t *to, const uint64_t *from, size_t words, int64_t shift) {
+    const size_t distance = (size_t)(shift < 0 ? -shift : shift), skip = distance / 64, bits = distance % 64;
+    if (shift >= 0) {
+        for (size_t w = 0; w + skip < words; w++) {
+            to[w] |= from[w + skip] >> bits;
+            if (bits && w + skip + 1 < words)
+                to[w] |= from[w + skip + 1] << (64 - bits);
+        }
+    } else {
+        for (size_t w = skip; w < words; w++) {
+            to[w] |= from[w - skip] << bits;
+            if (bits && w > skip)
+                to[w] |= from[w - skip - 1] >> (64 - bits);
+        }
+    }
+}
+
+/* The bits at even positions, in the low half of the word. */
+static uint64_t even_bits(uint64_t word) {
+    word &= 0x5555555555555555;
+    word = (word | word >> 1) & 0x3333333333333333;
+    word = (word | word >> 2) & 0x0f0f0f0f0f0f0f0f;
+    word = (word | word >> 4) & 0x00ff00ff00ff00ff;
+    word = (word | word >> 8) & 0x0000ffff0000ffff;
+    return (word | word >> 16) & 0x00000000ffffffff;
+}
+
+/* Bits first, first + stride, ...: `count` <= 64 of them; 0 beyond the row. */
+static uint64_t pick_bits(const uint64_t *row, size_t words, size_t first, size_t stride, size_t count) {
+    uint64_t picked = 0;
+    if (stride == 1 && first % 64 == 0)
+        picked = first / 64 < words ? row[first / 64] : 0;
+    else if (stride == 2 && first % 128 == 0)
+        for (size_t half = 0; half < 2; half++)
+            picked |= first / 64 + half < words ? even_bits(row[first / 64 + half]) << 32 * half : 0;
+    else
+        for (size_t i = 0; i < count && (first + i * stride) / 64 < words; i++)
+            picked |= (row[(first + i * stride) / 64] >> (first + i * stride) % 64 & 1) << i;
+    return picked & low_bits(count);
+}
+
+/* Output rows [begin, end), counted over images, channels and rows. Each is made in three steps: the input rows that
+ * the window's rows are, in one; that row, shifted for each of the window's columns, in one; every stride-th bit. The
+ * last step counts from bit 0, so the left padding is part of the shift of the second. */
+static void pool_rows(void *argument, size_t piece, size_t begin, size_t end) {
+    const pool_job *job = argument;
+    const bnncc_pool_params *params = job->params;
+    const size_t width = (size_t)params->width, height = (size_t)params->height, row_bytes = sign_bytes(width);
+    const size_t words = job->width_words, out_bytes = sign_bytes(job->out_width);
+    uint64_t *row = job->scratch + piece * 2 * words, *combined = row + words;
+    for (size_t out = begin; out < end; out++) {
+        const size_t plane = out / job->out_height, channel = plane % (size_t)params->channels;
+        const uint64_t flip = params->direction[params->direction_count == 1 ? 0 : channel] > 0 ? 0 : ~UINT64_C(0);
+        const uint8_t *input = job->x + plane * height * row_bytes;
+        const int64_t top = (int64_t)(out % job->out_height) * params->strides[0] - params->pads[0];
+        memset(row, 0, 2 * words * sizeof *row);
+        for (int64_t r = 0; r < params->kernel_shape[0]; r++) {
+            const int64_t y = top + r * params->dilations[0];
+            if (y < 0 || y >= params->height)
+                continue;
+            for (size_t w = 0; w * 64 < width; w++) {
+                const uint64_t word = load_word(input + (size_t)y * row_bytes + w * 8, smaller(row_bytes - w * 8, 8));
+                row[w] |= (word ^ flip) & low_bits(width - w * 64);
+            }
+        }
+        for (int64_t c = 0; c < params->kernel_shape[1]; c++)
+            or_shifted(combined, row, words, c * params->dilations[1] - params->pads[1]);
+        for (size_t x = 0; x < job->out_width; x += 64) {
+            const size_t count = smaller(job->out_width - x, 64);
+            const uint64_t bits =
+                pick_bits(combined, words, x * (size_t)params->strides[1], (size_t)params->strides[1], count);
+            store_word(job->bits + out * out_bytes + x / 8, (bits ^ flip) & low_bits(count), sign_bytes(count));
+        }
+    }
+}
+
+bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t *x, int64_t batch, uint8_t *bits,
+                                  const bnncc_parallel *parallel, bnncc_error *error) {
+    int64_t out_height = 0, out_width = 0;
+    bool overflow = false;
+    const bnncc_status status = bnncc_pool_output_shape(params, &out_height, &out_width, error);
+    if (status)
+        return status;
+    if (check_size("batch", batch, 0, error))
+        return BNNCC_INVALID_ARGUMENT;
+    if (!params->direction || (params->direction_count != 1 && params->direction_count != (size_t)params->channels))
+        return fail(error, BNNCC_INVALID_ARGUMENT, "direction has %zu values, not 1 or %zu",
+                    params->direction ? params->direction_count : 0, (size_t)params->channels);
+    for (size_t i = 0; i < params->direction_count; i++)
+        if (params->direction[i] != 1 && params->direction[i] != -1)
+            return fail(error, BNNCC_INVALID_ARGUMENT, "direction %zu is %d, not 1 or -1", i, params->direction[i]);
+    if (batch == 0)
+        return BNNCC_OK;
+    if (!x || !bits)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "%s is NULL", x ? "bits" : "x");
+
+    const size_t planes = times((size_t)batch, (size_t)params->channels, &overflow);
+    times(times(planes, (size_t)params->height, &overflow), sign_bytes((size_t)params->width), &overflow);
+    const size_t rows = times(planes, (size_t)out_height, &overflow);
+    times(rows, sign_bytes((size_t)out_width), &overflow);
+    if (overflow)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
+    pool_job job = {.params = params, .x = x, .bits = bits};
+    job.out_height = (size_t)out_height;
+    job.out_width = (size_t)out_width;
+    /* The positions of the windows' first columns, counted from the padding's edge, may end beyond the input. */
+    job.width_words = sign_words((size_t)(params->width + params->pads[1]));
+    const size_t row_cost = job.width_words * (size_t)(params->kernel_shape[0] + params->kernel_shape[1]) * 4;
+    const size_t pieces = parallel_pieces(parallel, rows, row_cost);
+    job.scratch = allocate(pieces * 2 * job.width_words, sizeof *job.scratch);
+    if (!job.scratch)
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory to pool");
+    parallel_run(parallel, rows, pieces, pool_rows, &job);
+    free(job.scratch);
+    return BNNCC_OK;
+}

@@ -1,0 +1,89 @@
+/* Packed signs as 64-bit words: loading, storing, moving bits, and turning planes into pixel-major words. */
+#ifndef BNNCC_SIGNS_H
+#define BNNCC_SIGNS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Bytes of a packed row of `count` signs, and words of a row in the library's own layouts. */
+static inline size_t sign_bytes(size_t count) { return count / 8 + (count % 8 != 0); }
+static inline size_t sign_words(size_t count) { return count / 64 + (count % 64 != 0); }
+
+/* A word whose lowest `count` bits are set. */
+static inline uint64_t low_bits(size_t count) { return count >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1; }
+
+/* Bytes are little-endian in the packed format: byte i holds bits 8i to 8i + 7 of the word, on every machine. */
+static inline uint64_t little_endian(uint64_t word) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap64(word);
+#else
+    return word;
+#endif
+}
+
+/* A word from `bytes` <= 8 bytes; the bits above are 0. */
+static inline uint64_t load_word(const uint8_t *from, size_t bytes) {
+    uint64_t word = 0;
+    if (bytes == 8) {
+        memcpy(&word, from, 8);
+        return little_endian(word);
+    }
+    for (size_t i = 0; i < bytes; i++)
+        word |= (uint64_t)from[i] << (8 * i);
+    return word;
+}
+
+static inline void store_word(uint8_t *to, uint64_t word, size_t bytes) {
+    if (bytes == 8) {
+        word = little_endian(word);
+        memcpy(to, &word, 8);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i++)
+        to[i] = (uint8_t)(word >> (8 * i));
+}
+
+/* Number of ones: pairs, nibbles and bytes are summed side by side, then the bytes by one multiplication. Compilers
+ * turn it into the CPU's instruction where they may assume one. */
+static inline unsigned popcount(uint64_t word) {
+    word -= word >> 1 & 0x5555555555555555;
+    word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+    word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    return (unsigned)(word * 0x0101010101010101 >> 56);
+}
+
+/* Bits [from_bit, from_bit + count) of `from`, ored into `to` at to_bit, where the bits must be 0. */
+static inline void copy_bits(uint64_t *to, size_t to_bit, const uint64_t *from, size_t from_bit, size_t count) {
+    while (count > 0) {
+        const size_t to_shift = to_bit % 64, from_shift = from_bit % 64;
+        const size_t room = 64 - (to_shift > from_shift ? to_shift : from_shift);
+        const size_t moved = count < room ? count : room;
+        to[to_bit / 64] |= (from[from_bit / 64] >> from_shift & low_bits(moved)) << to_shift;
+        to_bit += moved;
+        from_bit += moved;
+        count -= moved;
+    }
+}
+
+/* Sets bits [first, first + count). */
+static inline void fill_bits(uint64_t *to, size_t first, size_t count) {
+    while (count > 0) {
+        const size_t shift = first % 64;
+        const size_t set = count < 64 - shift ? count : 64 - shift;
+        to[first / 64] |= low_bits(set) << shift;
+        first += set;
+        count -= set;
+    }
+}
+
+/* Transposes a 64 x 64 matrix of bits: bit c of rows[r] changes places with bit r of rows[c]. */
+void transpose_64x64(uint64_t rows[64]);
+
+/* One image row of NCHW planes as pixel-major words.
+ * planes: the row in channel 0; the same row of channel c is at planes + c * plane_bytes; readable up to `end`.
+ * pixels: [width][ceil(channels / 64)] words; bit c % 64 of word c / 64 is channel c; unused bits are 0. */
+void planes_to_pixels(const uint8_t *planes, size_t plane_bytes, const uint8_t *end, size_t channels, size_t width,
+                      uint64_t *pixels);
+
+#endif /* BNNCC_SIGNS_H */
