@@ -17,19 +17,13 @@ from bnncc.data import Feeds, Signature, load_samples, model_inputs, random_samp
 from bnncc.errors import BadInput
 from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, staging_folder, write_model
 from bnncc.report import BenchReport
+from bnncc.runtime import selected_isa
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
 from bnncc.verification import as_reference, common_signature
 
 _WARM_UP_CALLS = 3
 _FEWEST_CALLS = 10
 _MOST_CALLS = 10_000
-
-# From the CPU's flags to the kernels that the library has, best first.
-_ISA_FLAGS = (
-    ("avx512vpopcntdq", ("avx512f", "avx512bw", "avx512vl", "avx512_vpopcntdq")),
-    ("avx512bw", ("avx512f", "avx512bw", "avx512vl")),
-    ("avx2", ("avx2",)),
-)
 
 
 def bench(
@@ -151,7 +145,7 @@ def _time(
         batch=size,
         data=Path(data).name if data is not None else "seeded noise",
         device=cpu_name(),
-        isa=cpu_isa(),
+        isa=selected_isa(),
         onnxruntime=onnxruntime.__version__,
     )
 
@@ -201,26 +195,13 @@ def _interleave(
             series.append(time.perf_counter() - start)
 
 
-def _cpuinfo(field: str) -> str:
+def cpu_name() -> str:
+    """Return the processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() == field:
+            if key.strip() == "model name":
                 return value.strip()
     except OSError:
         pass  # not Linux
-    return ""
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def cpu_isa() -> str:
-    """Return the best of the library's instruction sets that the processor has, or the one that BNNCC_ISA asks for."""
-    chosen = os.environ.get("BNNCC_ISA")
-    if chosen:
-        return chosen
-    flags = set(_cpuinfo("flags").split())
-    return next((name for name, needed in _ISA_FLAGS if flags.issuperset(needed)), "portable")
+    return platform.processor() or platform.machine()

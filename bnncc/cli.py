@@ -189,6 +189,10 @@ def _check_json(path: Path | None, inputs: Sequence[Path | None]) -> None:
 @_verbose_option
 def main() -> None:
     """Compile binary neural networks in ONNX for fast, exact inference on CPUs with onnxruntime."""
+    import onnxruntime
+
+    # Its warnings are on the inner life of graphs that users never see; errors come as exceptions.
+    onnxruntime.set_default_logger_severity(4)
 
 
 @main.command("compile")

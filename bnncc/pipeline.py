@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from bnncc import __version__
 from bnncc.benchmark import bench_models
@@ -28,7 +29,7 @@ from bnncc.model_io import (
     walk_nodes,
     write_model,
 )
-from bnncc.passes import run_passes
+from bnncc.passes.pipeline import Outcome, run_passes
 from bnncc.report import Report, SizeReport, layer_reports, pass_reports
 from bnncc.verification import SIGN_TENSORS_KEY, compare, sign_tensors_to_json
 
@@ -133,7 +134,9 @@ def _open(
     return loaded, check_output_path(output, inputs)
 
 
-def _run_passes(loaded: LoadedModel, config: Config, dump_passes: str | os.PathLike[str] | None, say: Progress):
+def _run_passes(
+    loaded: LoadedModel, config: Config, dump_passes: str | os.PathLike[str] | None, say: Progress
+) -> Outcome:
     dump = None
     if dump_passes is not None:
         folder = Path(dump_passes)
@@ -148,6 +151,14 @@ def _run_passes(loaded: LoadedModel, config: Config, dump_passes: str | os.PathL
             count += 1
             save_model(after, folder / f"{count:02d}-{name}.onnx", [loaded.path, *loaded.external_files])
 
+    # graphsurgeon prints to stdout, which belongs to results; what it has to say in an exception is in the exception.
+    with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
+        return _run_quietly(loaded, config, say, dump)
+
+
+def _run_quietly(
+    loaded: LoadedModel, config: Config, say: Progress, dump: Callable[[str, onnx.ModelProto], None] | None
+) -> Outcome:
     try:
         return run_passes(loaded.proto, config, progress=say, dump=dump)
     except BadInput as error:

@@ -288,13 +288,11 @@ def print_layers(report: Report, console: Console) -> None:
         rows.add_row(
             layer.name,
             layer.op,
-            f"[{_STATUS_STYLE.get(layer.status, '')}]{layer.status}[/]"
-            if layer.status in _STATUS_STYLE
-            else layer.status,
+            Text(layer.status, style=_STATUS_STYLE.get(layer.status, "")),
             layer.kernel or "-",
             count_text(layer.weight_count),
             str(layer.weight_bits),
-            count_text(layer.bit_ops_dense),
+            count_text(layer.bit_ops_dense or None),
             size_text(layer.size_before),
             size_text(layer.size_after),
         )
@@ -353,7 +351,7 @@ def _print_size(report: Report, console: Console) -> None:
     line = f"\n[bold]Size[/bold]  {size_text(before)}"
     if after is not None:
         line += (
-            f" -> {size_text(after)}  ({before / after:.1f}x smaller)" if after < before else f" -> {size_text(after)}"
+            f" -> {size_text(after)} ({before / after:.1f}x smaller)" if after < before else f" -> {size_text(after)}"
         )
     layers = [layer for layer in report.layers if layer.status == "binary" and layer.size_after]
     if layers and (after is not None or report.compiled):
@@ -404,7 +402,7 @@ def print_verify(report: VerifyReport, console: Console) -> None:
 def print_bench(report: BenchReport, console: Console) -> None:
     """Print the times and their ratio."""
     rows = table("Time of one call")
-    rows.add_column("model", overflow="ellipsis", no_wrap=True, max_width=60)
+    rows.add_column("model", overflow="fold", max_width=70)
     rows.add_column("median", justify="right")
     rows.add_column("least", justify="right")
     rows.add_row(report.model, f"{report.median_ms:.3f} ms", f"{report.min_ms:.3f} ms")

@@ -9,23 +9,13 @@ import onnxruntime
 
 from bnncc.errors import BadInput
 from bnncc.model_io import one_line, runtime_errors
-from bnncc.runtime import library_path
+from bnncc.runtime import register
 
 OPTIMIZED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
 UNOPTIMIZED = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 # onnxruntime would print the message of an exception to stderr as well.
 _SILENT = 4
-
-
-def register(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
-    """Register the library with session options, which are returned. Raises BadInput when it cannot be loaded."""
-    path = library_path()
-    try:
-        options.register_custom_ops_library(str(path))
-    except runtime_errors() as error:
-        raise BadInput(f"{path}: onnxruntime cannot load the library: {one_line(error)}") from error
-    return options
 
 
 class InferenceSession(onnxruntime.InferenceSession):

@@ -5,7 +5,7 @@ would run it. Each binarizer whose bits exist in the compiled file is compared w
 
 - a bit that differs is a **near-tie** if the float that it was taken from lies within 1e-5 of the threshold, measured
   against the largest magnitude of that tensor in that sample: sums of floats in another order may cross there;
-- a bit that differs is **downstream** if, in the same sample, a near-tie flipped in a binarizer that its own depends on;
+- a bit that differs is **downstream** if, in the same sample, a near-tie flipped in a binarizer that it depends on;
 - every other bit that differs is **flipped**: an error.
 
 Outputs of samples with near-ties differ as a consequence; they are left out of `max_abs_diff` and kept in
