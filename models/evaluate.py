@@ -55,8 +55,10 @@ def evaluate_onnx(path: str | Path, data: DataSet, batch: int = 500, threads: in
     options.intra_op_num_threads = threads
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return _score(lambda images: torch.from_numpy(session.run(None, {name: images})[0]), data, batch)
+        inputs = [entry.name for entry in session.get_inputs()]
+        if len(inputs) != 1:
+            raise BadInput(f"{path}: has {len(inputs)} inputs ({', '.join(inputs)}) where one image is expected")
+        return _score(lambda images: torch.from_numpy(session.run(None, {inputs[0]: images})[0]), data, batch)
     except UNUSABLE as error:
         raise BadInput(f"{path}: {str(error).splitlines()[0]}") from error
 

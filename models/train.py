@@ -131,14 +131,17 @@ class _Run:
     def __init__(self, config: TrainConfig, out: Path, resume: bool) -> None:
         self.config, self.out = config, out
         torch.manual_seed(config.seed)
-        self.model = network_of(config).to(memory_format=torch.channels_last)  # twice as fast on CPUs
+        self.model = network_of(config).to(memory_format=torch.channels_last)  # a quarter less time per step
         self.optimizer = OPTIMIZERS[config.optimizer](
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.history: list[dict[str, object]] = []
         self.epoch = 0
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{out}: cannot be used as a folder: {error.strerror}") from error
         if (out / CHECKPOINT_NAME).exists():
             if not resume:
                 raise BadInput(f"{out / CHECKPOINT_NAME}: exists already; resume it or choose another folder")
