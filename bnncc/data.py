@@ -158,9 +158,9 @@ def _read_npz(path: Path) -> Feeds:
     if path.is_dir():
         raise BadInput(f"{path}: is a folder, not an .npz file")
     try:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise BadInput(f"{path}: not an .npz file, as numpy.savez(path, INPUT_NAME=array) writes it")
         archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise BadInput(f"{path}: one array without a name; save it with numpy.savez(path, INPUT_NAME=array)")
         with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:

@@ -4,7 +4,8 @@ Both run on the same inputs: the reference under onnxruntime without graph optim
 would run it. Each binarizer whose bits exist in the compiled file is compared with the +-1 tensor of the reference:
 
 - a bit that differs is a **near-tie** if the float that it was taken from lies within 1e-5 of the threshold, measured
-  against the largest magnitude of that tensor in that sample: sums of floats in another order may cross there;
+  against the largest magnitude of that tensor in that sample: sums of floats in another order may cross there. Bits that
+  the compiled model takes from integers have no rounding, and so no near-ties;
 - a bit that differs is **downstream** if, in the same sample, a near-tie flipped in a binarizer that it depends on;
 - every other bit that differs is **flipped**: an error.
 
@@ -45,6 +46,12 @@ _ACTIVATION_BUDGET = 256 * 2**20
 _LARGEST_CHUNK = 64
 
 SIGN_TENSORS_KEY = "bnncc.sign_tensors"
+
+# Ops that compare an exact integer with an integer threshold, and ops that only move bits.
+_INTEGER_OPS = frozenset(
+    {"BinaryConvThreshold", "BinaryConvDual", "BinaryLinearThreshold", "BinaryLinearDual"},
+)
+_BIT_OPS = frozenset({"MaxPoolSigns", "Identity", "Reshape", "Flatten"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +249,19 @@ def exposed(model: onnx.ModelProto, tensors: Iterable[str], name: str) -> onnx.M
     return copy
 
 
+def from_integers(graph: onnx.GraphProto, packed: Iterable[str]) -> set[str]:
+    """Return which of these packed tensors of a compiled model hold the outcomes of integer comparisons."""
+    makers = {output: node for node in graph.node for output in node.output}
+    exact = set()
+    for name in packed:
+        source = name
+        while source in makers and makers[source].op_type in _BIT_OPS:
+            source = makers[source].input[0]
+        if source in makers and makers[source].op_type in _INTEGER_OPS:
+            exact.add(name)
+    return exact
+
+
 def upstream(graph: onnx.GraphProto, tensors: Sequence[str]) -> dict[str, set[str]]:
     """Return for each of `tensors` which of the others it depends on."""
     wanted = set(tensors)
@@ -373,6 +393,7 @@ class _Comparison:
         self.compiled = self._session(compiled_file, names[1], OPTIMIZED, library)
         # The outputs come from the file as it is; the copy that shows its bits may be optimized otherwise.
         self.packed = [tensor.packed for tensor in self.tensors]
+        self.exact = from_integers(compiled.graph, self.packed)
         self.bit_session = None
         if self.tensors:
             bit_file = folder / "bits.onnx"
@@ -446,8 +467,12 @@ class _Comparison:
             self.bits.compared += flipped.size
             if not flipped.any():
                 continue
-            source = feeds[tensor.pre_activation] if tensor.pre_activation in feeds else expected[tensor.pre_activation]
-            near = flipped & _near_threshold(source, tensor.threshold, signs.shape, rows)
+            if tensor.packed in self.exact:
+                near = np.zeros_like(flipped)
+            else:
+                name = tensor.pre_activation
+                source = feeds[name] if name in feeds else expected[name]
+                near = flipped & _near_threshold(source, tensor.threshold, signs.shape, rows)
             self.bits.near_ties += int(near.sum())
             previous = near_at.get(tensor.original, np.zeros(rows.valid, dtype=bool))
             near_at[tensor.original] = previous | rows.any(near)

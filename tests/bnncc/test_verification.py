@@ -1,0 +1,249 @@
+"""Verification: wrong bits are errors, bits at the threshold near-ties, what follows from those downstream."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+from bnncc import BadInput, Config
+from bnncc.passes.pipeline import run_passes
+from bnncc.verification import SignTensor, compare, sign_tensors_from_json, sign_tensors_to_json, unpack, upstream
+from onnx import helper, numpy_helper
+
+NAMES = ("reference", "compiled")
+
+
+@pytest.fixture
+def chain(builder):
+    """x [N, 16] -> signs -> +-1 matrix -> signs -> +-1 matrix -> y, compiled."""
+    b = builder(3)
+    b.signs("x", "s1")
+    b.node("MatMul", ["s1", b.weights("w", 16, 16)], "h")
+    b.signs("h", "s2")
+    b.node("MatMul", ["s2", b.weights("v", 16, 4)], "y")
+    return run_passes(b.model({"x": ["N", 16]}, {"y": ["N", 4]}), Config())
+
+
+def with_first_threshold(model: onnx.ModelProto, value: float) -> onnx.ModelProto:
+    """Copy with another threshold in its Binarize node: a compiled model that is wrong."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    name = next(node.input[1] for node in copy.graph.node if node.op_type == "Binarize")
+    tensor = next(tensor for tensor in copy.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.full(tuple(tensor.dims), value, np.float32), name))
+    return copy
+
+
+def data(tmp_path, x: np.ndarray, **more):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=x.astype(np.float32), **more)
+    return path
+
+
+@pytest.mark.parametrize("through", ["library", "functions"])
+def test_right_model_agrees(chain, through):
+    report = compare(chain.reference, chain.model, chain.sign_tensors, NAMES, through=through)
+    assert report.passed
+    assert report.samples == 32
+    assert report.bits_compared == 32 * 16 * len(chain.sign_tensors)
+    assert (report.flipped_bits, report.near_ties, report.downstream) == (0, 0, 0)
+    assert report.max_abs_diff < 1e-5
+    assert report.argmax_agreement == 1.0
+    assert report.accuracy is None
+
+
+def test_wrong_threshold_is_counted_exactly(chain, tmp_path):
+    x = np.tile(np.linspace(-1, 1, 16), (6, 1))
+    x[:3, 9] = 0.25  # only these three lie below 0.3 and above 0, apart from what linspace gives
+    x[:, [8, 9, 10, 11]] = [0.9, 0.9, 0.9, 0.9]
+    x[:3, 9] = 0.25
+    report = compare(
+        chain.reference,
+        with_first_threshold(chain.model, 0.3),
+        chain.sign_tensors,
+        NAMES,
+        data=data(tmp_path, x),
+        config=Config(verify_samples=1),
+    )
+    random = compare(
+        chain.reference,
+        with_first_threshold(chain.model, 0.3),
+        chain.sign_tensors,
+        NAMES,
+        config=Config(verify_samples=1),
+    )
+    first = chain.sign_tensors[0].original
+    assert report.flipped_by_tensor[first] - random.flipped_by_tensor.get(first, 0) == 3
+    assert not report.passed
+    assert report.near_ties == 0
+    assert report.downstream == 0  # an error excuses nothing after it
+    assert report.max_abs_diff > 0.1
+
+
+def test_bits_at_the_threshold_are_near_ties(chain, tmp_path):
+    x = np.random.default_rng(0).uniform(0.5, 1, (4, 16)) * np.random.default_rng(1).choice([-1, 1], (4, 16))
+    x[1, :8] = 1e-6  # the scale of the sample is about 1: within 1e-5 of it
+    report = compare(
+        chain.reference,
+        with_first_threshold(chain.model, 2e-6),
+        chain.sign_tensors,
+        NAMES,
+        data=data(tmp_path, x),
+        config=Config(verify_samples=1),
+    )
+    assert report.passed
+    assert report.near_ties == 8
+    assert report.near_tie_samples == 1
+    assert report.downstream > 0
+    assert report.flipped_bits == 0
+    # The sample counts in one figure and not in the other; onnxruntime's own optimizer flips nothing here.
+    assert report.max_abs_diff < 1e-5 < 0.1 < report.max_abs_diff_all
+    assert report.near_ties_onnxruntime == 0
+    assert report.argmax_agreement in (0.75, 1.0)
+    assert any("1e-05 of the threshold" in note for note in report.notes)
+
+
+def test_just_outside_the_near_tie_is_an_error(chain, tmp_path):
+    x = np.ones((2, 16))
+    x[0, 0] = 1.5e-5
+    report = compare(
+        chain.reference,
+        with_first_threshold(chain.model, 2e-5),
+        chain.sign_tensors,
+        NAMES,
+        data=data(tmp_path, x),
+        config=Config(verify_samples=1),
+    )
+    assert report.flipped_by_tensor[chain.sign_tensors[0].original] == 1
+    assert report.near_ties == 0
+
+
+def test_integers_have_no_near_ties(chain):
+    """A kernel that compares > for >= is wrong only where the dot product is the threshold itself."""
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(chain.model)
+    name = next(node.input[2] for node in wrong.graph.node if node.op_type == "BinaryLinearThreshold")
+    tensor = next(tensor for tensor in wrong.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.int32(1), name))
+    report = compare(chain.reference, wrong, chain.sign_tensors, NAMES)
+    assert report.flipped_by_tensor == {"s2": report.flipped_bits}
+    assert report.flipped_bits > 0
+    assert report.near_ties == 0
+
+
+def test_accuracy_with_labels(chain, tmp_path):
+    x = np.random.default_rng(0).standard_normal((9, 16))
+    plain = compare(chain.reference, chain.model, chain.sign_tensors, NAMES, data=data(tmp_path, x))
+    assert (plain.samples, plain.random_samples, plain.data_samples) == (41, 32, 9)
+    assert plain.accuracy is None
+    labelled = data(tmp_path, x, labels=np.zeros(9, int))
+    report = compare(chain.reference, chain.model, chain.sign_tensors, NAMES, data=labelled)
+    assert report.accuracy.reference == report.accuracy.compiled
+    assert report.accuracy.reference * 9 == pytest.approx(round(report.accuracy.reference * 9))
+
+
+def test_outputs_only(chain):
+    report = compare(chain.reference, with_first_threshold(chain.model, 0.3), None, NAMES)
+    assert report.flipped_bits is None
+    assert report.bits_compared is None
+    assert report.passed
+    assert report.max_abs_diff > 0.1
+
+
+@pytest.mark.parametrize("batch", [1, 3, "N"])
+def test_fixed_and_dynamic_batch_count_the_same(make_cnn, batch):
+    outcome = run_passes(make_cnn(batch), Config())
+    report = compare(outcome.reference, outcome.model, outcome.sign_tensors, NAMES, config=Config(verify_samples=7))
+    assert report.samples == 7
+    per_sample = {"signs0": 16 * 8 * 8, "signs1": 16 * 8 * 8}
+    assert report.bits_compared == 7 * sum(per_sample[tensor.original] for tensor in outcome.sign_tensors)
+    assert len(outcome.sign_tensors) == 2
+    assert report.flipped_bits == 0
+
+
+def test_small_chunks_give_the_same(make_cnn, monkeypatch):
+    outcome = run_passes(make_cnn(), Config())
+    wrong = with_first_threshold(outcome.model, 0.1)
+    config = Config(verify_samples=10)
+    whole = compare(outcome.reference, wrong, outcome.sign_tensors, NAMES, config=config)
+    monkeypatch.setattr("bnncc.verification._ACTIVATION_BUDGET", 1)
+    chunked = compare(outcome.reference, wrong, outcome.sign_tensors, NAMES, config=config)
+    assert whole.flipped_bits == chunked.flipped_bits > 0
+    assert whole.bits_compared == chunked.bits_compared
+    assert whole.max_abs_diff == pytest.approx(chunked.max_abs_diff, rel=1e-5)
+
+
+def test_nan_in_one_output_is_an_infinite_difference(builder):
+    models = []
+    for op in ("Log", "Abs"):
+        b = builder(0)
+        b.node(op, ["x"], "y")
+        models.append(b.model({"x": ["N", 3]}, {"y": ["N", 3]}))
+    assert compare(models[0], models[0], None, NAMES).max_abs_diff == 0
+    assert compare(models[0], models[1], None, NAMES).max_abs_diff == math.inf
+
+
+def test_models_that_cannot_be_compared(chain, make_cnn):
+    with pytest.raises(BadInput, match=r"compiled: inputs \['image'\] are not those of reference: \['x'\]"):
+        compare(chain.reference, make_cnn(), None, NAMES)
+    other = onnx.ModelProto()
+    other.CopyFrom(chain.reference)
+    other.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 17
+    with pytest.raises(BadInput, match=r"input 'x' is float32 \['\?', 17\], in reference float32 \['\?', 16\]"):
+        compare(chain.reference, other, None, NAMES)
+    with pytest.raises(BadInput, match="through must be"):
+        compare(chain.reference, chain.model, None, NAMES, through="luck")
+
+
+def test_guessed_sizes_are_named_when_they_fail(builder):
+    b = builder(0)
+    b.node("MatMul", ["x", b.floats("w", 5, 5)], "y")
+    model = b.model({"x": ["N", "K"]}, {"y": ["N", 5]})
+    with pytest.raises(BadInput, match="sizes of its dynamic inputs were guessed: fix them with input_shapes"):
+        compare(model, model, None, NAMES)
+    assert compare(model, model, None, NAMES, config=Config(input_shapes={"x": [-1, 5]})).samples == 32
+
+
+def test_missing_tensor_of_the_metadata(chain):
+    tensor = SignTensor("s1", "x", np.zeros(1, np.float32), "nothing", 16)
+    with pytest.raises(BadInput, match="compiled: its metadata names the tensor 'nothing'"):
+        compare(chain.reference, chain.model, [tensor], NAMES)
+
+
+def test_sign_tensors_survive_json():
+    tensors = [
+        SignTensor("a", "b", np.array([0.1, -2.5e-8], np.float32), "p", 9),
+        SignTensor("c", "d", np.full(64, 0.25, np.float32), "q", 64),
+    ]
+    one, two = sign_tensors_from_json(sign_tensors_to_json(tensors), "m")
+    assert (one.original, one.pre_activation, one.packed, one.width) == ("a", "b", "p", 9)
+    np.testing.assert_array_equal(one.threshold, tensors[0].threshold)
+    np.testing.assert_array_equal(two.threshold, [0.25])
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"original": "a"}]', "null"])
+def test_damaged_sign_tensors(text):
+    with pytest.raises(BadInput, match=r"m: damaged metadata bnncc\.sign_tensors"):
+        sign_tensors_from_json(text, "m")
+    entry = {"original": "a", "pre_activation": "b", "threshold": "!!", "packed": "p", "width": 1}
+    with pytest.raises(BadInput, match="damaged metadata"):
+        sign_tensors_from_json(json.dumps([entry]), "m")
+
+
+def test_unpack_is_little_endian():
+    packed = np.array([[0b0000_0101, 0b1111_1110]], np.uint8)
+    assert unpack(packed, 10).tolist() == [[1, -1, 1, -1, -1, -1, -1, -1, -1, 1]]
+
+
+def test_upstream_follows_the_graph_and_not_the_order():
+    nodes = [
+        helper.make_node("Add", ["b", "c"], ["d"]),  # before its sources in the file
+        helper.make_node("Neg", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Neg", ["x"], ["c"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [], [])
+    assert upstream(graph, ["a", "b", "c", "d"]) == {"a": set(), "b": {"a"}, "c": set(), "d": {"a", "b", "c"}}
