@@ -14,8 +14,9 @@ import onnx_graphsurgeon as gs
 from bnncc.passes import binarizers
 from bnncc.passes import graph as g
 
-# Ops that rearrange elements and keep axis 0; on signs they give signs.
+# Ops that rearrange elements.
 RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+# Ops that leave every element as it is.
 MOVING = ("Identity", "Dropout", *RESHAPING)
 
 
@@ -36,7 +37,10 @@ def sign_path(tensor: gs.Tensor) -> SignPath | None:
         node = g.producer(tensor)
         if node is None:
             return None
-        if node.op == "Mul":
+        if node.op == "Mul" and _turns_channels(node):
+            source = node.inputs[0]
+            nodes.append(node)
+        elif node.op == "Mul":
             factors = [g.filled_value(source) for source in node.inputs]
             if all(factor is None for factor in factors):
                 return None
@@ -52,6 +56,12 @@ def sign_path(tensor: gs.Tensor) -> SignPath | None:
             return None
         tensor = source
     return SignPath(tensor, tuple(reversed(nodes)), scale)
+
+
+def _turns_channels(node: gs.Node) -> bool:
+    """Whether a Mul multiplies channels by +1 or -1, as around a MaxPool that takes minima in some channels."""
+    factors = g.channel_vector(node.inputs[1], g.rank(node.inputs[0]))
+    return factors is not None and factors.size > 1 and bool(np.isin(factors, (-1, 1)).all())
 
 
 def weights_of(node: gs.Node) -> np.ndarray | None:

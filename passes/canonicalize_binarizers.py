@@ -105,10 +105,7 @@ def _step_of(node: gs.Node, steps: dict[int, Step]) -> Step | None:
     inputs = [steps.get(id(tensor)) for tensor in node.inputs]
     known = [step for step in inputs if step is not None]
     if not known:
-        return _sign(node) if node.op == "Sign" else None
-    residue = _without_residue(node, steps)
-    if residue is not None:
-        return residue
+        return _sign(node) if node.op == "Sign" else _without_residue(node, steps)
     return _elementwise(node, inputs, known[0])
 
 

@@ -80,45 +80,43 @@ class CanonicalizeWeights:
 
 def _canonicalize(graph: gs.Graph, node: gs.Node, record: LayerRecord, result: PassResult) -> str | None:
     """Rewrite one layer where it is binary; returns why it is not."""
-    if bl.is_binary(node):
-        record.status, record.candidate = "binary", True
-        return None
     path = bl.sign_path(node.inputs[0])
     weights = bl.weights_of(node)
-    factored = factor(weights) if weights is not None else "weights are not constant float32 of a usable rank"
-    binary_weights = isinstance(factored, BinaryWeights)
-    record.candidate = path is not None or (
-        binary_weights and weights[0].size > 1 and node.op in ("Conv", "ConvTranspose")
-    )
+    factored = factor(weights) if weights is not None else "weights are not constant float32 matrices or filters"
     if path is None:
-        if not binary_weights:
+        if isinstance(factored, str) or weights[0].size == 1:
             return "float weights, float activations"
-        record.status = "weight-binary"
+        record.status, record.candidate = "weight-binary", True
         return f"weights are binary, but the activations '{node.inputs[0].name}' are not"
-    if not binary_weights:
-        return factored
-    reason = _unsupported(node, factored, path)
-    if reason:
+    record.candidate = True
+    reason = _unsupported(node, path)
+    if reason is None and isinstance(factored, str):
+        reason = factored
+    elif reason is None and factored.offset.any() and node.attrs.get("group", 1) != 1:
+        reason = "grouped convolution whose weights take two values that are not -c and +c"
+    if reason is not None:
         return reason
-    _rewrite(graph, node, factored, path)
     record.status = "binary"
-    result.changed = True
+    if not bl.is_binary(node):
+        _rewrite(graph, node, factored, path)
+        result.changed = True
     return None
 
 
-def _unsupported(node: gs.Node, weights: BinaryWeights, path: bl.SignPath) -> str | None:
+def _unsupported(node: gs.Node, path: bl.SignPath) -> str | None:
+    """Why no binary kernel computes a layer over signs, whatever its weights."""
     if node.op == "ConvTranspose":
         return "transposed convolutions have no binary kernel"
-    if node.op == "Conv" and weights.signs.ndim != 4:
-        return f"only 2-D convolutions have a binary kernel; this one has weights of rank {weights.signs.ndim}"
+    if node.op == "Conv" and g.rank(node.inputs[1]) != 4:
+        return f"only 2-D convolutions have a binary kernel; this one has weights of rank {g.rank(node.inputs[1])}"
+    if node.op == "Conv" and len(node.inputs) > 2 and g.constant(node.inputs[2]) is None:
+        return "its bias is no constant"
     if node.op != "Conv" and g.rank(node.inputs[0]) != 2:
         return "only matrix products of [N, K] activations have a binary kernel"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
         return "Gemm with transposed activations"
-    if node.op == "Gemm" and len(node.inputs) > 2 and _gemm_bias(node, weights.scale.size) is None:
+    if node.op == "Gemm" and len(node.inputs) > 2 and _gemm_bias(node) is None:
         return "Gemm whose bias is not a constant per output feature"
-    if node.op == "Conv" and weights.offset.any() and node.attrs.get("group", 1) != 1:
-        return "grouped convolution whose weights take two values that are not -c and +c"
     for pad in (node for node in path.nodes if node.op == "Pad"):
         value = _pad_value(pad)
         if value is None or value not in (0, path.scale, -path.scale):
@@ -134,12 +132,12 @@ def _pad_value(pad: gs.Node) -> np.float32 | None:
     return g.filled_value(pad.inputs[2])
 
 
-def _gemm_bias(node: gs.Node, features: int) -> np.ndarray | None:
-    """beta * C as float32 [M], where C is constant and the same for all rows."""
+def _gemm_bias(node: gs.Node) -> np.ndarray | None:
+    """beta * C as float32 [1] or [M], where C is constant and the same for all rows."""
     values = g.channel_vector(node.inputs[2], 2)
-    if values is None or values.dtype != np.float32 or values.size not in (1, features):
+    if values is None or values.dtype != np.float32:
         return None
-    return np.broadcast_to(np.float32(node.attrs.get("beta", 1.0)) * values, (features,))
+    return np.float32(node.attrs.get("beta", 1.0)) * values
 
 
 def _rewrite(graph: gs.Graph, node: gs.Node, weights: BinaryWeights, path: bl.SignPath) -> None:
@@ -151,7 +149,7 @@ def _rewrite(graph: gs.Graph, node: gs.Node, weights: BinaryWeights, path: bl.Si
     if node.op == "Gemm":
         scale, offset = (np.float32(node.attrs.get("alpha", 1.0)) * v for v in (scale, offset))
         if len(node.inputs) > 2:
-            bias = _gemm_bias(node, scale.size)
+            bias = _gemm_bias(node)
     elif node.op == "Conv" and len(node.inputs) > 2:
         bias = g.constant(node.inputs[2])
     steps: list[tuple[str, gs.Tensor]] = []

@@ -75,6 +75,7 @@ class Lower:
                     record.status, record.reason = "float", str(reason)
                 continue
             packing.layers[id(node.outputs[0])] = layer
+        _demote(context, packing)
         if not packing.layers:
             return result
         _pack_what_layers_give(graph, packing)
@@ -85,6 +86,15 @@ class Lower:
         _record_sign_tensors(graph, packing, context)
         result.changed = True
         return result
+
+
+def _demote(context: Context, packing: _Packing) -> None:
+    """Layers that looked binary, but whose binarizer was put back as a Sign, stay as they are."""
+    lowered = {layer.node.name for layer in packing.layers.values()}
+    for record in context.layers.values():
+        if record.status == "binary" and record.name not in lowered:
+            record.status = "weight-binary"
+            record.reason = "weights are binary, but its activations are Sign of values that can be exactly 0"
 
 
 # ---- Packed signs ---------------------------------------------------------------------------------------------------
@@ -138,9 +148,9 @@ def _packed_binarizer(
 
 
 def _integral(comparison: binarizers.Comparison, layer: _Layer) -> bool:
-    """Whether the thresholds pass brought the comparison to one integer per output channel."""
+    """Whether the thresholds pass brought the comparison to integers, one per output channel or one for all."""
     thresholds = comparison.threshold
-    return thresholds.size == layer.weights.shape[0] and bool((thresholds == np.rint(thresholds)).all())
+    return thresholds.size in (1, layer.weights.shape[0]) and bool((thresholds == np.rint(thresholds)).all())
 
 
 def _packed_pool(graph: gs.Graph, tensor: gs.Variable, node: gs.Node, packing: _Packing) -> gs.Variable:
@@ -283,23 +293,26 @@ def _pack_what_layers_give(graph: gs.Graph, packing: _Packing) -> None:
     Then float readers unpack them, which moves a thirty-second of what comparing a float output would.
     """
     for node in list(graph.nodes):
-        if node.op not in ("Where", "MaxPool", "Mul") or not node.outputs:
-            continue
-        tensor = node.outputs[0]
-        path = bl.sign_path(tensor) if node.op != "Mul" else None
-        if node.op == "Mul" and _match_pool(node)[0] is None:
-            continue
-        base = binarizers.match(path.signs if path else _pool_base(node))
-        if base is None or id(base.source) not in packing.layers:
+        base = _base_signs(node)
+        comparison = None if base is None else binarizers.match(base)
+        if comparison is None or id(comparison.source) not in packing.layers:
             continue
         try:
-            _packed(graph, tensor, packing)
+            _packed(graph, node.outputs[0], packing)
         except _Unsuitable:
             continue  # stays in float; the layer gives floats as well
 
 
-def _pool_base(node: gs.Node) -> gs.Tensor:
-    return g.producer(_match_pool(node)[0].inputs[0]).inputs[0]
+def _base_signs(node: gs.Node) -> gs.Tensor | None:
+    """The binarizer's output behind a node that gives it, or pools it."""
+    if node.op == "Where":
+        return node.outputs[0]
+    if node.op in ("MaxPool", "Mul"):
+        pool, direction = _match_pool(node)
+        if pool is not None:
+            path = bl.sign_path(pool.inputs[0] if direction is None else g.producer(pool.inputs[0]).inputs[0])
+            return None if path is None else path.signs
+    return None
 
 
 def _emit(graph: gs.Graph, layer: _Layer, context: Context) -> None:
@@ -320,7 +333,7 @@ def _emit(graph: gs.Graph, layer: _Layer, context: Context) -> None:
         last.inputs.clear()
         outputs.append(last)
     if layer.bits is not None:
-        threshold = (layer.comparison.threshold * flip).astype(np.int32)
+        threshold = (layer.comparison.threshold * flip).astype(np.int32)  # [1] * [M] is [M]
         inputs.append(gs.Constant(g.fresh_name(graph, f"{node.name}_threshold"), threshold))
         outputs.append(layer.bits)
     signs = (layer.weights * flip.reshape(-1, *(1,) * (layer.weights.ndim - 1))).reshape(flip.size, -1)
@@ -365,7 +378,7 @@ def _float_readers(graph: gs.Graph, layer: _Layer) -> list[gs.Node]:
 
 def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray, gs.Variable]:
     """Scale and shift per channel from the per-channel affine ops after the layer, and the tensor that they end in."""
-    count = layer.weights.shape[0]
+    count, rank = layer.weights.shape[0], layer.weights.ndim
     tensor = layer.node.outputs[0]
     readers = _float_readers(graph, layer)
     tail: list[gs.Node] = []
@@ -383,7 +396,7 @@ def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray
             scale, shift = scale * factor, shift * factor + addend
             continue
         first = node.inputs[0] is not next(t for t in node.inputs if isinstance(t, gs.Constant))
-        value = g.channel_vector(node.inputs[1 if first else 0], 4).astype(np.float64)
+        value = g.channel_vector(node.inputs[1 if first else 0], rank).astype(np.float64)
         if node.op == "Mul":
             scale, shift = scale * value, shift * value
         elif node.op == "Div":
@@ -415,21 +428,18 @@ def _batchnorm(node: gs.Node, dtype: type) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unpack_for_the_rest(graph: gs.Graph, packing: _Packing) -> None:
-    g.tidy(graph)
-    alive = {id(node) for node in graph.nodes}
-    for key, tensor in packing.tensors.items():
-        readers = [node for node in tensor.outputs if id(node) in alive]
-        unpacked = [node for node in readers if not _is_packed_too(node, packing)]
-        if unpacked or g.is_graph_output(graph, tensor):
-            packed = packing.packed[key]
+    """UnpackSigns for each tensor of signs that the outputs still need as floats."""
+    pending, seen = list(graph.outputs), set()
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if id(tensor) in packing.packed:
+            packed = packing.packed[id(tensor)]
             g.add_node(graph, "UnpackSigns", [packed], tensor, attrs={"width": _width(tensor)}, domain=DOMAIN,
                        name=g.fresh_name(graph, f"{tensor.name}_unpack"))  # fmt: skip
-
-
-def _is_packed_too(node: gs.Node, packing: _Packing) -> bool:
-    """Whether a reader of signs has a packed form itself, so that it will go."""
-    return any(id(output) in packing.packed or any(_is_packed_too(reader, packing) for reader in output.outputs)
-               and node.op == "Mul" for output in node.outputs)  # fmt: skip
+        pending += [source for node in tensor.inputs for source in node.inputs]
 
 
 def _record_sign_tensors(graph: gs.Graph, packing: _Packing, context: Context) -> None:

@@ -87,7 +87,7 @@ def _run(
         result = step.apply(graph, context)
         records.append(PassRecord(step.name, result.changed, result.notes, time.perf_counter() - start))
         if isinstance(step, FoldConstants):
-            context.layers = _layers(graph)
+            context.layers = _layers(graph, [node.name for node in reference.graph.node])
         if dump is not None:
             dump(step.name, _export(graph, reference))
     compiled = _export(graph, reference)
@@ -118,10 +118,11 @@ def _export(graph: gs.Graph, reference: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _layers(graph: gs.Graph) -> dict[str, LayerRecord]:
-    """One record per layer with constant weights, in graph order."""
+def _layers(graph: gs.Graph, order: list[str]) -> dict[str, LayerRecord]:
+    """One record per layer with constant weights, in the order of the model's node names."""
     layers = {}
-    for node in graph.nodes:
+    position = {name: index for index, name in enumerate(order)}
+    for node in sorted(graph.nodes, key=lambda node: position.get(node.name, len(position))):
         weights = g.constant(node.inputs[1]) if node.op in LAYER_OPS and len(node.inputs) > 1 else None
         if weights is None:
             continue
