@@ -125,7 +125,7 @@ static void store_tile(const linear_job *job, size_t sample, size_t samples, siz
         uint64_t signs[DOT_TILE] = {0};
         for (size_t f = 0; f < features; f++)
             signs[f] = epilogue_signs(epilogue, feature + f, dots + f * DOT_TILE, samples);
-        transpose_64x64(signs);
+        transpose_64x64(signs, samples);
         for (size_t i = 0; i < samples; i++)
             store_word(job->bits + (sample + i) * sign_bytes(out_features) + feature / 8, signs[i],
                        sign_bytes(features));

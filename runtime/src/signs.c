@@ -4,11 +4,12 @@
 #include "parallel.h"
 
 /* The matrix is cut in four; the two blocks off the diagonal change places; then the same within each block. All
- * blocks of one size are done together, by masks: block_mask has ones in the low half of each block's columns. */
-void transpose_64x64(uint64_t rows[64]) {
+ * blocks of one size are done together, by masks: block_mask has ones in the low half of each block's columns. A block
+ * of rows depends on none below it, so those that begin beyond the columns asked for need not be done. */
+void transpose_64x64(uint64_t rows[64], size_t columns) {
     uint64_t block_mask = 0x00000000ffffffff;
     for (size_t half = 32; half > 0; half /= 2) {
-        for (size_t block = 0; block < 64; block += 2 * half)
+        for (size_t block = 0; block < columns; block += 2 * half)
             for (size_t r = block; r < block + half; r++) {
                 const uint64_t differ = (rows[r] >> half ^ rows[r + half]) & block_mask;
                 rows[r] ^= differ << half;
@@ -31,7 +32,7 @@ void planes_to_pixels(const uint8_t *planes, size_t plane_bytes, const uint8_t *
                 /* Bits beyond the row end in columns that are not stored, so eight bytes may be read where the tensor
                  * has them, whatever they are: that is one load instead of a loop over bytes. */
                 block[c] = load_word(row, (size_t)(end - row) >= 8 ? 8 : bytes);
-            transpose_64x64(block);
+            transpose_64x64(block, columns);
             for (size_t column = 0; column < columns; column++)
                 pixels[(x + column) * words + word] = block[column];
         }

@@ -56,10 +56,13 @@ static inline unsigned popcount(uint64_t word) {
 /* Bits [from_bit, from_bit + count) of `from`, ored into `to` at to_bit, where the bits must be 0. */
 static inline void copy_bits(uint64_t *to, size_t to_bit, const uint64_t *from, size_t from_bit, size_t count) {
     while (count > 0) {
+        /* As many as lie within one word of `from`; in `to` they may fall into two. */
         const size_t to_shift = to_bit % 64, from_shift = from_bit % 64;
-        const size_t room = 64 - (to_shift > from_shift ? to_shift : from_shift);
-        const size_t moved = count < room ? count : room;
-        to[to_bit / 64] |= (from[from_bit / 64] >> from_shift & low_bits(moved)) << to_shift;
+        const size_t moved = count < 64 - from_shift ? count : 64 - from_shift;
+        const uint64_t bits = from[from_bit / 64] >> from_shift & low_bits(moved);
+        to[to_bit / 64] |= bits << to_shift;
+        if (to_shift + moved > 64)
+            to[to_bit / 64 + 1] |= bits >> (64 - to_shift);
         to_bit += moved;
         from_bit += moved;
         count -= moved;
@@ -77,8 +80,9 @@ static inline void fill_bits(uint64_t *to, size_t first, size_t count) {
     }
 }
 
-/* Transposes a 64 x 64 matrix of bits: bit c of rows[r] changes places with bit r of rows[c]. */
-void transpose_64x64(uint64_t rows[64]);
+/* Transposes a 64 x 64 matrix of bits: bit c of rows[r] changes places with bit r of rows[c]. Only the first `columns`
+ * rows of the result are made; the others are left undefined. */
+void transpose_64x64(uint64_t rows[64], size_t columns);
 
 /* One image row of NCHW planes as pixel-major words.
  * planes: the row in channel 0; the same row of channel c is at planes + c * plane_bytes; readable up to `end`.

@@ -30,17 +30,25 @@ static void gather_bits(const bnncc_conv_params *conv, const uint64_t *pixels, s
                         uint64_t *bits) {
     const size_t pixel_words = sign_words((size_t)conv->in_channels);
     const size_t channels = (size_t)(conv->in_channels / conv->group);
+    const size_t columns = (size_t)conv->kernel_shape[1];
+    for (int64_t r = window->first_row; r < window->end_row; r++) {
+        const int64_t y = window->row + r * conv->dilations[0];
+        for (int64_t c = window->first_column; c < window->end_column; c++) {
+            const int64_t x = window->column + c * conv->dilations[1];
+            const uint64_t *pixel = pixels + (size_t)(y * conv->width + x) * pixel_words;
+            copy_bits(bits, ((size_t)r * columns + (size_t)c) * channels, pixel, group * channels, channels);
+        }
+    }
+}
+
+/* Sets the bits of the taps in the padding. */
+static void fill_padding(const bnncc_conv_params *conv, const window *window, uint64_t *bits) {
+    const size_t channels = (size_t)(conv->in_channels / conv->group);
     size_t position = 0;
     for (int64_t r = 0; r < conv->kernel_shape[0]; r++)
-        for (int64_t c = 0; c < conv->kernel_shape[1]; c++, position += channels) {
-            if (r >= window->first_row && r < window->end_row && c >= window->first_column && c < window->end_column) {
-                const int64_t y = window->row + r * conv->dilations[0], x = window->column + c * conv->dilations[1];
-                const uint64_t *pixel = pixels + (size_t)(y * conv->width + x) * pixel_words;
-                copy_bits(bits, position, pixel, group * channels, channels);
-            } else if (conv->pad_value > 0) {
+        for (int64_t c = 0; c < conv->kernel_shape[1]; c++, position += channels)
+            if (r < window->first_row || r >= window->end_row || c < window->first_column || c >= window->end_column)
                 fill_bits(bits, position, channels);
-            }
-        }
 }
 
 /* Channels of a group in whole words: every tap's bits begin at a word, here and in the pixel. */
@@ -72,13 +80,14 @@ void windows_gather(const bnncc_conv_params *conv, const uint64_t *pixels, size_
     const size_t words = sign_words(channels * (size_t)conv->kernel_shape[0] * (size_t)conv->kernel_shape[1]);
     const bool whole_words = channels % 64 == 0;
     for (size_t i = 0; i < count; i++, bits += words) {
-        if (!whole_words) {
+        const bool padding = window_touches_padding(conv, &windows[i]);
+        if (padding || !whole_words)
             memset(bits, 0, words * sizeof *bits);
-            gather_bits(conv, pixels, group, &windows[i], bits);
-        } else {
-            if (window_touches_padding(conv, &windows[i]))
-                memset(bits, conv->pad_value > 0 ? 0xff : 0, words * sizeof *bits);
+        if (padding && conv->pad_value > 0)
+            fill_padding(conv, &windows[i], bits);
+        if (whole_words)
             gather_words(conv, pixels, group, &windows[i], bits);
-        }
+        else
+            gather_bits(conv, pixels, group, &windows[i], bits);
     }
 }

@@ -226,6 +226,62 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
     free_epilogue(&made);
 }
 
+/* Layers that are large enough to be cut into many pieces: every order gives the same bytes as no threads. */
+static void test_split(tally *tally, random_state *random, const bool *supported) {
+    bnncc_conv_params p = {.in_channels = random_between(random, 60, 140),
+                           .group = 1,
+                           .strides = {1, 1},
+                           .dilations = {1, 1},
+                           .kernel_shape = {3, 3},
+                           .pads = {1, 1, 1, 1},
+                           .pad_value = random_between(random, -1, 1),
+                           .width = random_between(random, 20, 90)};
+    if (random_one_in(random, 3)) {
+        p.group = 2;
+        p.in_channels *= 2;
+    }
+    p.out_channels = p.group * random_between(random, 60, 140);
+    const int64_t batch = random_between(random, 1, 3), height = random_between(random, 20, 40);
+    const size_t weight_size = (size_t)p.out_channels * packed_bytes(p.in_channels / p.group * 9);
+    const size_t count = (size_t)(batch * p.out_channels * height * p.width) * sizeof(float);
+    const size_t bytes = (size_t)(batch * p.out_channels * height) * packed_bytes(p.width);
+    uint8_t *weight = random_bytes(random, weight_size);
+    uint8_t *x = random_bytes(random, (size_t)(batch * p.in_channels * height) * packed_bytes(p.width));
+    random_epilogue made = make_epilogue(random, p.out_channels, p.in_channels / p.group * 9);
+    made.epilogue = (bnncc_epilogue){
+        made.scale, made.shift, (size_t)p.out_channels, (size_t)p.out_channels, made.threshold, (size_t)p.out_channels};
+    uint8_t *first_bits = must_allocate(bytes), *bits = must_allocate(bytes);
+    float *first_y = must_allocate(count), *y = must_allocate(count);
+    bool first = true;
+    for (int i = ISAS - 1; i >= 0; i--) {
+        bnncc_error error = {""};
+        bnncc_conv *conv = NULL;
+        if (!supported[i])
+            continue;
+        CHECK(tally, !bnncc_conv_create(&p, weight, weight_size, &made.epilogue, all_isas[i], &conv, &error), "%s",
+              error.message);
+        for (int o = 0; o < ORDERS; o++) {
+            memset(y, 0xa5, count);
+            memset(bits, 0xa5, bytes);
+            const bnncc_status status = bnncc_conv_run(conv, x, batch, height, first ? first_y : y,
+                                                       first ? first_bits : bits, parallel_of(&orders[o]), &error);
+            CHECK(tally, status == BNNCC_OK, "%s", error.message);
+            if (!first)
+                CHECK(tally, !memcmp(y, first_y, count) && !memcmp(bits, first_bits, bytes), "%s, %s",
+                      bnncc_conv_kernel(conv), orders[o].name);
+            first = false;
+        }
+        bnncc_conv_destroy(conv);
+    }
+    free(weight);
+    free(x);
+    free(first_bits);
+    free(bits);
+    free(first_y);
+    free(y);
+    free_epilogue(&made);
+}
+
 /* ---- Linear ---- */
 
 static void test_linear(tally *tally, random_state *random, const bool *supported) {
@@ -453,6 +509,8 @@ int main(int argc, char **argv) {
             test_linear(&tally, &random, supported);
         if (i % 4 == 1)
             test_binarize(&tally, &random, supported);
+        if (i % 400 == 0)
+            test_split(&tally, &random, supported);
         if (i % 2 == 0)
             test_pool(&tally, &random);
     }

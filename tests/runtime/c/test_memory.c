@@ -1,0 +1,94 @@
+/* Without memory: whichever allocation fails, the answer is BNNCC_OUT_OF_MEMORY and nothing is left allocated.
+ *
+ * To be linked with the library's objects and -Wl,--wrap=aligned_alloc,--wrap=free, so that the library's calls (it
+ * allocates in one place only) come here. */
+#include "support.h"
+
+#include <string.h>
+
+static long live;          /* allocated and not freed */
+static long until_failure; /* allocations that still succeed */
+
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void __real_free(void *memory);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+void __wrap_free(void *memory);
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size) {
+    if (until_failure-- <= 0)
+        return NULL;
+    void *memory = __real_aligned_alloc(alignment, size);
+    live += memory != NULL;
+    return memory;
+}
+
+void __wrap_free(void *memory) {
+    live -= memory != NULL;
+    __real_free(memory);
+}
+
+static const float scale = 1, shift = 0;
+static const int32_t threshold[2] = {0, 0};
+static const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, threshold, 2};
+static uint8_t data[64], bits[64];
+static float y[256];
+
+static bnncc_status use_conv(bnncc_error *error) {
+    const bnncc_conv_params params = {.out_channels = 2,
+                                      .in_channels = 2,
+                                      .group = 1,
+                                      .kernel_shape = {3, 3},
+                                      .strides = {1, 1},
+                                      .dilations = {1, 1},
+                                      .pads = {1, 1, 1, 1},
+                                      .pad_value = 0,
+                                      .width = 5};
+    bnncc_conv *conv = NULL;
+    bnncc_status status = bnncc_conv_create(&params, data, 6, &epilogue, BNNCC_ISA_AUTO, &conv, error);
+    if (!status)
+        status = bnncc_conv_run(conv, data, 1, 5, y, bits, NULL, error);
+    bnncc_conv_destroy(conv);
+    return status;
+}
+
+static bnncc_status use_linear(bnncc_error *error) {
+    const bnncc_linear_params params = {.out_features = 2, .rows = 2, .width = 5};
+    bnncc_linear *linear = NULL;
+    bnncc_status status = bnncc_linear_create(&params, data, 4, &epilogue, BNNCC_ISA_AUTO, &linear, error);
+    if (!status)
+        status = bnncc_linear_run(linear, data, 1, y, bits, NULL, error);
+    bnncc_linear_destroy(linear);
+    return status;
+}
+
+static bnncc_status use_pool(bnncc_error *error) {
+    const int8_t direction = 1;
+    const bnncc_pool_params params = {.channels = 1,
+                                      .height = 4,
+                                      .width = 4,
+                                      .kernel_shape = {2, 2},
+                                      .strides = {2, 2},
+                                      .dilations = {1, 1},
+                                      .direction = &direction,
+                                      .direction_count = 1};
+    return bnncc_max_pool_signs(&params, data, 1, bits, NULL, error);
+}
+
+int main(void) {
+    tally tally = {0, 0};
+    bnncc_status (*const uses[])(bnncc_error *) = {use_conv, use_linear, use_pool};
+    for (size_t use = 0; use < sizeof uses / sizeof uses[0]; use++) {
+        bnncc_status status = BNNCC_OUT_OF_MEMORY;
+        long allowed = 0;
+        for (; status != BNNCC_OK && allowed < 100; allowed++) {
+            bnncc_error error = {""};
+            until_failure = allowed;
+            status = uses[use](&error);
+            CHECK(&tally, status == BNNCC_OK || (status == BNNCC_OUT_OF_MEMORY && error.message[0]),
+                  "use %zu with %ld allocations: status %d", use, allowed, (int)status);
+            CHECK(&tally, live == 0, "use %zu with %ld allocations leaves %ld", use, allowed, live);
+        }
+        CHECK(&tally, status == BNNCC_OK && allowed > 1, "use %zu never ran out of memory, or always", use);
+    }
+    return finish(&tally, "test_memory");
+}
