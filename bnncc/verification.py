@@ -4,8 +4,8 @@ Both run on the same inputs: the reference under onnxruntime without graph optim
 would run it. Each binarizer whose bits exist in the compiled file is compared with the +-1 tensor of the reference:
 
 - a bit that differs is a **near-tie** if the float that it was taken from lies within 1e-5 of the threshold, measured
-  against the largest magnitude of that tensor in that sample: sums of floats in another order may cross there. Bits that
-  the compiled model takes from integers have no rounding, and so no near-ties;
+  against the largest magnitude of that tensor in that sample: sums of floats in another order may cross there. Bits
+  that the compiled model takes from integers have no rounding, and so no near-ties;
 - a bit that differs is **downstream** if, in the same sample, a near-tie flipped in a binarizer that it depends on;
 - every other bit that differs is **flipped**: an error.
 

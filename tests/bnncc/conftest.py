@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from bnncc.cli import main
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+
+from bnncc.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +69,7 @@ class Builder:
 
 
 def binary_cnn(batch: str | int = "N", seed: int = 0) -> onnx.ModelProto:
-    """Float conv, two binary convs with batch-norms, a float classifier: image [batch, 3, 8, 8] to logits [batch, 10]."""
+    """Float conv, two binary convs, a float classifier: image [batch, 3, 8, 8] to logits [batch, 10]."""
     b = Builder(seed)
     b.node("Conv", ["image", b.floats("stem_w", 16, 3, 3, 3)], "stem", pads=[1, 1, 1, 1])
     b.signs(b.batchnorm("stem", 16, "stem_bn"), "signs0")

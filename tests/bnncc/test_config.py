@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from bnncc import BadInput, Config, load_config
 
 

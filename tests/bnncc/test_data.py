@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from bnncc import BadInput
 from bnncc.data import Signature, guesses_sizes, load_samples, model_inputs, random_samples
-from onnx import TensorProto, helper
 
 
 def signature(*inputs: tuple, shapes=None) -> Signature:

@@ -8,9 +8,10 @@ import os
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
+
 from bnncc import BadInput, model_io
 from bnncc.model_io import check_output_path, load_model, save_model, write_model
-from onnx import helper, numpy_helper
 
 
 def refusal(path) -> str:

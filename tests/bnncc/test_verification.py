@@ -8,10 +8,11 @@ import math
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
+
 from bnncc import BadInput, Config
 from bnncc.passes.pipeline import run_passes
 from bnncc.verification import SignTensor, compare, sign_tensors_from_json, sign_tensors_to_json, unpack, upstream
-from onnx import helper, numpy_helper
 
 NAMES = ("reference", "compiled")
 

@@ -1,0 +1,210 @@
+"""Compilation end to end through the Python API: what it writes, what it refuses to write, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import bnncc
+from bnncc import BadInput, Config, GateFailed
+from bnncc import pipeline as pipeline_module
+
+
+@pytest.fixture
+def wrong_passes(monkeypatch):
+    """Let the passes make a compiled model that is wrong: another seed's weights in its last float layer, and bits."""
+    right = pipeline_module.run_passes
+
+    def run(model, config, **keywords):
+        outcome = right(model, config, **keywords)
+        for tensor in outcome.model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.UINT8:
+                values = onnx.numpy_helper.to_array(tensor) ^ np.uint8(0x55)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return outcome
+
+    monkeypatch.setattr(pipeline_module, "run_passes", run)
+
+
+def test_compiles_and_runs(cnn, tmp_path):
+    before = cnn.read_bytes()
+    result = bnncc.compile(cnn, output=tmp_path / "out.onnx")
+    assert cnn.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["cnn.onnx", "out.onnx"]
+    report = result.report
+    assert [(layer.name, layer.status) for layer in report.layers] == [
+        ("stem", "float"),
+        ("conv1", "binary"),
+        ("conv2", "binary"),
+        ("logits", "float"),
+    ]
+    assert report.verify.flipped_bits == 0
+    assert report.verify.bits_compared == 32 * 2 * 16 * 64
+    assert report.size.after == (tmp_path / "out.onnx").stat().st_size
+    assert report.ops["Binarize"] == 1
+    assert onnx.load(tmp_path / "out.onnx").SerializeToString() == result.model.SerializeToString()
+
+    x = np.random.default_rng(1).standard_normal((5, 3, 8, 8), dtype=np.float32)
+    expected = onnxruntime.InferenceSession(cnn).run(None, {"image": x})[0]
+    session = bnncc.InferenceSession(tmp_path / "out.onnx", threads=1)
+    assert isinstance(session, onnxruntime.InferenceSession)
+    np.testing.assert_allclose(session.run(None, {"image": x})[0], expected, rtol=1e-4, atol=1e-4)
+    options = bnncc.register(onnxruntime.SessionOptions())
+    plain = onnxruntime.InferenceSession(tmp_path / "out.onnx", options)
+    np.testing.assert_array_equal(plain.run(None, {"image": x})[0], session.run(None, {"image": x})[0])
+    assert bnncc.library_path().is_file()
+
+
+def test_report_has_the_keys_that_scripts_rely_on(cnn):
+    report = json.loads(bnncc.compile(cnn).report.to_json())
+    layer_keys = {"name", "op", "status", "reason", "kernel", "weight_bits", "bit_ops_dense", "bit_ops_mst"}
+    assert all(layer_keys <= set(layer) for layer in report["layers"])
+    assert all({"name", "changed", "notes"} <= set(item) for item in report["passes"])
+    assert {"before", "after"} <= set(report["size"])
+    assert {"flipped_bits", "max_abs_diff", "argmax_agreement", "samples"} <= set(report["verify"])
+    assert {layer["status"] for layer in report["layers"]} <= {"binary", "weight-binary", "float"}
+
+
+def test_metadata_tells_how_it_was_made(cnn, tmp_path):
+    result = bnncc.compile(cnn, output=tmp_path / "out.onnx", config=Config(seed=4))
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out.onnx").metadata_props}
+    assert metadata["bnncc.version"] == bnncc.__version__
+    assert metadata["bnncc.source_sha256"] == result.report.source_sha256
+    assert json.loads(metadata["bnncc.config"])["seed"] == 4
+    assert [layer["name"] for layer in json.loads(metadata["bnncc.layers"])] == ["stem", "conv1", "conv2", "logits"]
+    assert json.loads(metadata["bnncc.passes"])[0]["name"]
+    assert len(json.loads(metadata["bnncc.sign_tensors"])) == 2
+
+
+def test_failed_verification_writes_nothing(cnn, tmp_path, wrong_passes):
+    with pytest.raises(
+        GateFailed, match=r"verification failed: \d+ flipped bits, at signs1; .*was not written"
+    ) as caught:
+        bnncc.compile(cnn, output=tmp_path / "out.onnx")
+    assert caught.value.report.verify.flipped_bits > 0
+    assert os.listdir(tmp_path) == ["cnn.onnx"]
+
+
+def test_failed_verification_keeps_the_older_file(cnn, tmp_path, wrong_passes):
+    (tmp_path / "out.onnx").write_bytes(b"older")
+    with pytest.raises(GateFailed, match="the older file is unchanged"):
+        bnncc.compile(cnn, output=tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == b"older"
+
+
+def test_without_verification_it_is_written(cnn, tmp_path, wrong_passes):
+    result = bnncc.compile(cnn, output=tmp_path / "out.onnx", config=Config(verify=False))
+    assert result.report.verify is None
+    assert (tmp_path / "out.onnx").is_file()
+
+
+def test_output_must_not_be_the_input(cnn, images):
+    for path in (cnn, images):
+        before = path.read_bytes()
+        with pytest.raises(BadInput, match="is the input"):
+            bnncc.compile(cnn, output=path, data=images)
+        assert path.read_bytes() == before
+
+
+def test_compiled_models_are_not_compiled_again(cnn, tmp_path):
+    bnncc.compile(cnn, output=tmp_path / "out.onnx")
+    with pytest.raises(BadInput, match="was compiled by bnncc already"):
+        bnncc.compile(tmp_path / "out.onnx", output=tmp_path / "again.onnx")
+
+
+def test_switches(cnn):
+    report = bnncc.compile(cnn, config=Config(lower=False)).report
+    assert report.ops == {}
+    assert report.verify.flipped_bits == 0
+    assert "lower" not in [item.name for item in report.passes]
+    assert "fold-batchnorm" not in [
+        item.name for item in bnncc.compile(cnn, config=Config(fold_batchnorm=False)).report.passes
+    ]
+
+
+def test_dump_passes(cnn, tmp_path):
+    report = bnncc.compile(cnn, dump_passes=tmp_path / "dump").report
+    files = sorted(os.listdir(tmp_path / "dump"))
+    assert files == [f"{n:02d}-{item.name}.onnx" for n, item in enumerate(report.passes, 1)]
+    assert all(onnx.load(tmp_path / "dump" / file).graph.node for file in files)
+
+
+def test_progress_tells_each_pass_and_the_verification(cnn):
+    said = []
+    report = bnncc.compile(cnn, progress=said.append).report
+    assert {item.name for item in report.passes} <= set(said)
+    assert "verify: 32 of 32 random samples" in said
+
+
+def test_data_is_used(cnn, images):
+    verify = bnncc.compile(cnn, data=images).report.verify
+    assert (verify.random_samples, verify.data_samples) == (32, 7)
+    assert verify.accuracy.reference == verify.accuracy.compiled
+
+
+@pytest.mark.parametrize(
+    ("gates", "passes"),
+    [
+        ({"min_argmax_agreement": 1.0}, True),
+        ({"max_abs_diff": 1e-3}, True),
+        ({"max_abs_diff": 1e-3, "min_argmax_agreement": 1.0}, True),
+        ({"min_speedup": 0.0}, True),
+        ({"min_speedup": 1e6}, False),
+        ({"require_binary": "all"}, True),
+        ({"require_binary": "all", "lower": False}, False),
+    ],
+)
+def test_gates(cnn, tmp_path, gates, passes):
+    target = tmp_path / "out.onnx"
+    config = Config(**gates)
+    if passes:
+        report = bnncc.compile(cnn, output=target, config=config).report
+    else:
+        with pytest.raises(GateFailed, match=r"out\.onnx was not written") as caught:
+            bnncc.compile(cnn, output=target, config=config)
+        report = caught.value.report
+    assert target.exists() == passes
+    assert {gate.name for gate in report.gates} == {name for name in gates if name != "lower"}
+    assert all(gate.passed for gate in report.gates) == passes
+
+
+def test_a_gate_without_verification_fails(cnn):
+    with pytest.raises(GateFailed, match="no output with classes was compared"):
+        bnncc.compile(cnn, config=Config(verify=False, min_argmax_agreement=0.5))
+    with pytest.raises(GateFailed, match="not compared"):
+        bnncc.compile(cnn, config=Config(verify=False, max_abs_diff=0.5))
+
+
+def test_float_models_come_out_as_they_were(mlp, tmp_path):
+    report = bnncc.compile(mlp, output=tmp_path / "out.onnx").report
+    assert [layer.status for layer in report.layers] == ["float", "float"]
+    assert all(layer.reason for layer in report.layers)
+    assert report.verify.max_abs_diff < 1e-5
+    assert report.verify.bits_compared == 0
+
+
+def test_import_is_quick_and_needs_no_torch():
+    code = "import sys, bnncc; print({'torch', 'onnx', 'onnxruntime', 'sklearn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    code = "import sys, bnncc; bnncc.compile, bnncc.bench, bnncc.inspect, bnncc.verify; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_functions_stay_functions_after_their_modules_are_imported():
+    import bnncc.benchmark
+    import bnncc.inspection
+    import bnncc.verification
+
+    assert all(callable(getattr(bnncc, name)) for name in ("bench", "compile", "inspect", "verify"))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        bnncc.nothing  # noqa: B018
+    assert set(bnncc.__all__) <= set(dir(bnncc))
