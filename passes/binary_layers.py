@@ -61,7 +61,7 @@ def sign_path(tensor: gs.Tensor) -> SignPath | None:
 def _turns_channels(node: gs.Node) -> bool:
     """Whether a Mul multiplies channels by +1 or -1, as around a MaxPool that takes minima in some channels."""
     factors = g.channel_vector(node.inputs[1], g.rank(node.inputs[0]))
-    return factors is not None and factors.size > 1 and bool(np.isin(factors, (-1, 1)).all())
+    return factors is not None and bool(np.isin(factors, (-1, 1)).all() and (factors < 0).any())
 
 
 def weights_of(node: gs.Node) -> np.ndarray | None:

@@ -123,7 +123,7 @@ def smallest_float(predicate: Callable[[np.ndarray], np.ndarray], channels: int)
     """Smallest finite float32 x per channel for which predicate holds, by bisection over the floats in order.
 
     predicate: float32 [C] -> bool [C], false then true as x grows. Returns float32 [C]: -inf where it always holds,
-    NaN where it never does.
+    +inf where it never does.
     """
     largest = np.full(channels, _LARGEST_ORDINAL, np.int64)
     low, high = -largest, largest
@@ -132,7 +132,7 @@ def smallest_float(predicate: Callable[[np.ndarray], np.ndarray], channels: int)
         middle = (low + high) // 2
         holds = predicate(_from_ordinal(middle))
         high, low = np.where(holds, middle, high), np.where(holds, low, middle)
-    found = np.where(at_high, _from_ordinal(high), np.float32(np.nan))
+    found = np.where(at_high, _from_ordinal(high), np.float32(np.inf))
     return np.where(at_low, np.float32(-np.inf), found).astype(np.float32)
 
 
