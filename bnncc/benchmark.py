@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 
 from bnncc.config import Config
-from bnncc.data import Feeds, Signature, load_samples, model_inputs, random_samples
+from bnncc.data import Feeds, RandomSamples, Signature, load_samples, model_inputs
 from bnncc.errors import BadInput
 from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, staging_folder, write_model
 from bnncc.report import BenchReport
@@ -159,7 +159,7 @@ def _feeds(
         raise BadInput(f"{name}: takes a batch of {fixed}, not {batch}")
     size = fixed or batch or 1
     if data is None:
-        return random_samples(signature, size, config.seed).feeds, size
+        return RandomSamples(signature, size, config.seed).rows(0, size), size
     samples = load_samples(data, signature)
     if samples.count < size:
         raise BadInput(f"{data}: holds {samples.count} samples, a batch of {size} was asked for")

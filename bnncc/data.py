@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 import zipfile
@@ -18,6 +19,7 @@ LABELS = "labels"
 
 # Side of an image, or length of a sequence, where a model leaves it open and nobody says.
 _GUESSED_SIZE = 32
+_GUESSED_CHANNELS = 3
 
 Feeds = dict[str, np.ndarray]
 
@@ -87,21 +89,20 @@ def model_inputs(
     return Signature(tuple(inputs), batched, next(iter(firsts)) if batched else None)
 
 
-@dataclasses.dataclass
-class Samples:
-    """Inputs for some samples: along the first axis of each array, or one whole input if the model has no batch."""
+class Samples(abc.ABC):
+    """Inputs for some samples, cut into batches; or one whole input if the model has no batch axis.
 
-    feeds: Feeds
-    labels: np.ndarray | None
-    """int64 [samples], or None."""
-    signature: Signature
+    `count`: how many; `labels`: their classes, int64 [count], or None.
+    """
 
-    @property
-    def count(self) -> int:
-        """How many samples there are."""
-        if not self.signature.batched or not self.feeds:
-            return 1
-        return len(next(iter(self.feeds.values())))
+    def __init__(self, signature: Signature, count: int, labels: np.ndarray | None = None) -> None:
+        self.signature = signature
+        self.count = count if signature.batched else 1
+        self.labels = labels
+
+    @abc.abstractmethod
+    def rows(self, start: int, stop: int) -> Feeds:
+        """Return the inputs of samples `start` to `stop`, along the first axis; all there is if there is no batch."""
 
     def batches(self, size: int) -> Iterator[tuple[Feeds, int]]:
         """Yield (feeds, valid): batches of `size`, or of the size that the model fixes.
@@ -109,19 +110,79 @@ class Samples:
         The last batch of a model of fixed batch is filled up by repeating its last sample; `valid` tells how many
         samples of a batch are real.
         """
-        if not self.signature.batched:
-            yield self.feeds, 1
-            return
         step = self.signature.fixed_batch or size
         for start in range(0, self.count, step):
-            part = {name: array[start : start + step] for name, array in self.feeds.items()}
             valid = min(step, self.count - start)
+            part = self.rows(start, start + valid)
             if self.signature.fixed_batch and valid < step:
                 part = {name: np.concatenate([a, np.repeat(a[-1:], step - valid, axis=0)]) for name, a in part.items()}
             yield part, valid
 
 
-def load_samples(path: str | os.PathLike[str], signature: Signature) -> Samples:
+class FileSamples(Samples):
+    """Samples from arrays in memory, one per input."""
+
+    def __init__(self, signature: Signature, feeds: Feeds, labels: np.ndarray | None) -> None:
+        first = next(iter(feeds.values()), None)
+        super().__init__(signature, 1 if first is None or first.ndim == 0 else len(first), labels)
+        self.feeds = feeds
+
+    def rows(self, start: int, stop: int) -> Feeds:
+        """Return a slice of the arrays."""
+        if not self.signature.batched:
+            return self.feeds
+        return {name: array[start:stop] for name, array in self.feeds.items()}
+
+
+class RandomSamples(Samples):
+    """Seeded samples: floats from the normal distribution (so of both signs), small whole numbers.
+
+    Made when they are asked for, each from a seed of its own, so that a sample does not depend on the batch that it is
+    in. Axes that the model leaves open, other than the batch, get 3 for the channels of an image and else 32: fix them
+    with `input_shapes` where that does not suit. A model without a batch axis gets one input.
+    """
+
+    def __init__(self, signature: Signature, count: int, seed: int) -> None:
+        super().__init__(signature, count)
+        self.seed = seed
+
+    def rows(self, start: int, stop: int) -> Feeds:
+        """Make the samples."""
+        each: list[Feeds] = []
+        for number in range(start, stop):
+            generator = np.random.default_rng([self.seed, number])
+            each.append({item.name: _random_array(generator, item, self.signature) for item in self.signature.inputs})
+        if not self.signature.batched:
+            return each[0]
+        return {item.name: np.concatenate([feeds[item.name] for feeds in each]) for item in self.signature.inputs}
+
+
+def _random_array(generator: np.random.Generator, item: Input, signature: Signature) -> np.ndarray:
+    """Make one input of a sample, its batch axis 1 long."""
+    sizes = [size if size is not None else _GUESSED_SIZE for size in item.shape]
+    if len(sizes) == 4 and item.shape[1] is None:
+        sizes[1] = _GUESSED_CHANNELS
+    if signature.batched:
+        sizes[0] = 1
+    dtype, shape = item.dtype, tuple(sizes)
+    if dtype.kind == "b":
+        return generator.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "iu":
+        low = -128 if dtype == np.int8 else 0
+        high = {"uint8": 256, "int8": 128}.get(dtype.name, 2)
+        return generator.integers(low, high, shape).astype(dtype)
+    if dtype.kind == "f" or dtype.name == "bfloat16":
+        return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+    raise BadInput(f"no random inputs of type {dtype}: give data")
+
+
+def guesses_sizes(signature: Signature) -> bool:
+    """Return whether `RandomSamples` has to guess a size that the model leaves open."""
+    first = 1 if signature.batched else 0
+    return any(size is None for item in signature.inputs for size in item.shape[first:])
+
+
+def load_samples(path: str | os.PathLike[str], signature: Signature) -> FileSamples:
     """Read an .npz file: one array per input, under the input's name, and class numbers under "labels" if it has them.
 
     Raises BadInput, naming the file and the array, for anything that does not fit the model.
@@ -139,11 +200,11 @@ def load_samples(path: str | os.PathLike[str], signature: Signature) -> Samples:
             raise BadInput(f"{path}: array {name!r} is no input of the model (inputs: {', '.join(map(repr, wanted))})")
     for item in signature.inputs:
         _check_array(path, item, arrays[item.name], signature.batched)
-    samples = Samples({name: np.ascontiguousarray(arrays[name]) for name in wanted}, None, signature)
     counts = {name: len(arrays[name]) for name in wanted} if signature.batched else {}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
         raise BadInput(f"{path}: arrays hold different numbers of samples: {listed}")
+    samples = FileSamples(signature, {name: np.asarray(arrays[name], order="C") for name in wanted}, None)
     if labels is not None:
         if labels.dtype.kind not in "iu" or labels.shape != (samples.count,):
             raise BadInput(
@@ -179,39 +240,3 @@ def _check_array(path: Path, item: Input, array: np.ndarray, batched: bool) -> N
             raise BadInput(f"{path}: array {item.name!r} is empty: shape {list(array.shape)}")
         if wanted not in (None, size) and not (batched and axis == 0):
             raise BadInput(f"{path}: array {item.name!r} has shape {list(array.shape)}, the model takes {item.label}")
-
-
-def guesses_sizes(signature: Signature) -> bool:
-    """Return whether `random_samples` has to guess a size that the model leaves open."""
-    first = 1 if signature.batched else 0
-    return any(size is None for item in signature.inputs for size in item.shape[first:])
-
-
-def random_samples(signature: Signature, count: int, seed: int) -> Samples:
-    """Make `count` seeded samples: floats from the normal distribution (so of both signs), small whole numbers.
-
-    Axes that the model leaves open, other than the batch, get 3 for the channels of an image and else 32: fix them with
-    `input_shapes` where that does not suit. A model without a batch axis gets one input.
-    """
-    generator = np.random.default_rng(seed)
-    feeds = {}
-    for item in signature.inputs:
-        shape = [size if size is not None else _GUESSED_SIZE for size in item.shape]
-        if len(shape) == 4 and item.shape[1] is None:
-            shape[1] = 3
-        if signature.batched:
-            shape[0] = count
-        feeds[item.name] = _random_array(generator, item.dtype, tuple(shape))
-    return Samples(feeds, None, signature)
-
-
-def _random_array(generator: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    if dtype.kind == "b":
-        return generator.integers(0, 2, shape).astype(bool)
-    if dtype.kind in "iu":
-        low = 0 if dtype.kind == "u" or dtype.itemsize > 1 else -128
-        high = {("u", 1): 256, ("i", 1): 128}.get((dtype.kind, dtype.itemsize), 2)
-        return generator.integers(low, high, shape).astype(dtype)
-    if dtype.kind == "f" or dtype.name == "bfloat16":
-        return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
-    raise BadInput(f"no random inputs of type {dtype}: give data")

@@ -31,7 +31,7 @@ import onnx
 import onnxruntime
 
 from bnncc.config import Config
-from bnncc.data import Feeds, Samples, Signature, guesses_sizes, load_samples, model_inputs, random_samples
+from bnncc.data import Feeds, RandomSamples, Samples, Signature, guesses_sizes, load_samples, model_inputs
 from bnncc.errors import BadInput, BnnccError
 from bnncc.model_io import load_model, one_line, runtime_errors, walk_nodes, write_model
 from bnncc.passes.prepare import reference_model
@@ -173,7 +173,7 @@ def compare(
     config = config or Config()
     started = time.perf_counter()
     signature = common_signature(reference, compiled, config.input_shapes, names)
-    sets = [random_samples(signature, config.verify_samples, config.seed)]
+    sets: list[Samples] = [RandomSamples(signature, config.verify_samples, config.seed)]
     if data is not None:
         sets.append(load_samples(data, signature))
     outputs = _common_outputs(reference, compiled, names)

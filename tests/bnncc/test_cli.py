@@ -297,7 +297,7 @@ def test_reader_that_goes_away(cnn):
 def test_interrupt_leaves_nothing(cnn, tmp_path):
     """Ctrl-C in the middle of a long verification."""
     target = tmp_path / "o.onnx"
-    command = [sys.executable, "-m", "bnncc", "compile", str(cnn), "-o", str(target), "--verify-samples", "1000000"]
+    command = [sys.executable, "-m", "bnncc", "compile", str(cnn), "-o", str(target), "--verify-samples", "1000000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".o.onnx.*")) and time.monotonic() < deadline:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bnncc import BadInput
-from bnncc.data import Signature, guesses_sizes, load_samples, model_inputs, random_samples
+from bnncc.data import RandomSamples, Signature, guesses_sizes, load_samples, model_inputs
 
 
 def signature(*inputs: tuple, shapes=None) -> Signature:
@@ -54,7 +54,7 @@ def test_shapes_fix_dynamic_axes():
     found = signature(("x", TensorProto.FLOAT, ["N", 3, "H", "W"]), shapes={"x": [-1, 3, 20, -1]})
     assert found.inputs[0].shape == (None, 3, 20, None)
     assert guesses_sizes(found)
-    assert random_samples(found, 2, 0).feeds["x"].shape == (2, 3, 20, 32)
+    assert RandomSamples(found, 2, 0).rows(0, 2)["x"].shape == (2, 3, 20, 32)
 
 
 @pytest.mark.parametrize(
@@ -71,25 +71,27 @@ def test_shapes_that_do_not_fit(shapes, cause):
 
 
 def test_random_samples_are_seeded_and_signed():
-    one, two, other = (random_samples(signature(IMAGE), 50, seed).feeds["x"] for seed in (3, 3, 4))
+    one, two, other = (RandomSamples(signature(IMAGE), 50, seed).rows(0, 50)["x"] for seed in (3, 3, 4))
     assert one.shape == (50, 2, 3)
     assert one.dtype == np.float32
     np.testing.assert_array_equal(one, two)
     assert (one != other).all()
     assert 0.3 < (one > 0).mean() < 0.7
+    batches = [feeds["x"] for feeds, _ in RandomSamples(signature(IMAGE), 50, 3).batches(16)]
+    np.testing.assert_array_equal(np.concatenate(batches), one)
 
 
 @pytest.mark.parametrize("kind", ["UINT8", "INT8", "INT64", "BOOL", "DOUBLE", "FLOAT16"])
 def test_random_samples_of_other_types(kind):
     found = signature(("x", getattr(TensorProto, kind), ["N", 40]))
-    values = random_samples(found, 10, 0).feeds["x"]
+    values = RandomSamples(found, 10, 0).rows(0, 10)["x"]
     assert values.dtype == found.inputs[0].dtype
     assert len(np.unique(values)) > 1
 
 
 def test_no_random_strings():
     with pytest.raises(BadInput, match="give data"):
-        random_samples(signature(("x", TensorProto.STRING, ["N"])), 1, 0)
+        RandomSamples(signature(("x", TensorProto.STRING, ["N"])), 1, 0).rows(0, 1)
 
 
 def test_file_with_labels(tmp_path):
