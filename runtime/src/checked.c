@@ -1,4 +1,6 @@
 /* Checked allocation and error messages. */
+#define _POSIX_C_SOURCE                                                                                                \
+    200809L /* posix_memalign: unlike aligned_alloc it takes any size, so no slack hides an overrun */
 #include "checked.h"
 
 #include <inttypes.h>
@@ -7,13 +9,14 @@
 #include <stdlib.h>
 
 void *allocate(size_t count, size_t size) {
-    const size_t line = 64;
+    const size_t cache_line = 64;
     bool overflow = false;
-    const size_t bytes = plus(times(count, size, &overflow), line, &overflow);
-    if (overflow)
+    const size_t bytes = times(count, size, &overflow);
+    void *memory = NULL;
+    /* One byte at least, so that an empty array is not NULL. */
+    if (overflow || posix_memalign(&memory, cache_line, bytes ? bytes : 1))
         return NULL;
-    /* aligned_alloc wants a multiple of the alignment; at least one line, so that an empty array is not NULL. */
-    return aligned_alloc(line, bytes / line * line);
+    return memory;
 }
 
 bnncc_status fail(bnncc_error *error, bnncc_status status, const char *format, ...) {

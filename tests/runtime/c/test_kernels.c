@@ -5,6 +5,7 @@
 #include "support.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <string.h>
 
 static const bnncc_isa all_isas[] = {BNNCC_ISA_PORTABLE, BNNCC_ISA_AVX2, BNNCC_ISA_AVX512BW, BNNCC_ISA_AVX512VPOPCNTDQ};
@@ -36,11 +37,41 @@ static void run_even_then_odd(void *context, void (*task)(void *, size_t), void 
             task(argument, i);
 }
 
+typedef struct thread_share {
+    void (*task)(void *, size_t);
+    void *argument;
+    size_t first, step, count;
+} thread_share;
+
+static void *run_share(void *argument) {
+    const thread_share *share = argument;
+    for (size_t i = share->first; i < share->count; i += share->step)
+        share->task(share->argument, i);
+    return NULL;
+}
+
+/* Three threads at a time, each with every third piece. */
+static void run_threads(void *context, void (*task)(void *, size_t), void *argument, size_t count) {
+    enum { THREADS = 3 };
+    pthread_t threads[THREADS];
+    thread_share shares[THREADS];
+    bool started[THREADS];
+    (void)context;
+    for (size_t t = 0; t < THREADS; t++) {
+        shares[t] = (thread_share){task, argument, t, THREADS, count};
+        started[t] = pthread_create(&threads[t], NULL, run_share, &shares[t]) == 0;
+        if (!started[t])
+            run_share(&shares[t]);
+    }
+    for (size_t t = 0; t < THREADS; t++)
+        if (started[t])
+            pthread_join(threads[t], NULL);
+}
+
 static const order orders[] = {
-    {"no threads", {NULL, NULL}},
-    {"forwards", {run_forwards, NULL}},
-    {"backwards", {run_backwards, NULL}},
-    {"even, then odd", {run_even_then_odd, NULL}},
+    {"no threads", {NULL, NULL}},         {"forwards", {run_forwards, NULL}},
+    {"backwards", {run_backwards, NULL}}, {"even, then odd", {run_even_then_odd, NULL}},
+    {"threads", {run_threads, NULL}},
 };
 enum { ORDERS = sizeof orders / sizeof orders[0] };
 
@@ -346,6 +377,51 @@ static void test_linear(tally *tally, random_state *random, const bool *supporte
     free_epilogue(&made);
 }
 
+/* Equal and opposite vectors, the largest counts there can be, at lengths around those where counters are emptied and
+ * up to the limit; more is refused. */
+static void test_extremes(tally *tally, const bool *supported) {
+    const int64_t lengths[] = {1, 63, 64, 1984, 1985, 2047, 2048, 2049, 6400, 100003, 1 << 24};
+    const float scale = 1, shift = 0;
+    const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, NULL, 0};
+    enum { FEATURES = 3, SAMPLES = 5 };
+    const size_t most = (1 << 24) / 8;
+    uint8_t *weight = must_allocate(FEATURES * most), *x = must_allocate(SAMPLES * most);
+    for (size_t l = 0; l < sizeof lengths / sizeof lengths[0]; l++) {
+        const bnncc_linear_params p = {FEATURES, 1, lengths[l]};
+        const size_t bytes = packed_bytes(lengths[l]);
+        for (size_t i = 0; i < SAMPLES * bytes; i++)
+            x[i] = i / bytes % 2 ? 0xff : 0; /* samples 1 and 3 are +1 throughout, the others -1 */
+        for (size_t i = 0; i < FEATURES * bytes; i++)
+            weight[i] = i / bytes % 2 ? 0 : 0xff; /* features 0 and 2 are +1, 1 is -1 */
+        for (int i = 0; i < ISAS; i++) {
+            bnncc_error error = {""};
+            bnncc_linear *linear = NULL;
+            float y[SAMPLES * FEATURES];
+            if (!supported[i])
+                continue;
+            bnncc_status status =
+                bnncc_linear_create(&p, weight, FEATURES * bytes, &epilogue, all_isas[i], &linear, &error);
+            if (!status)
+                status = bnncc_linear_run(linear, x, SAMPLES, y, NULL, NULL, &error);
+            CHECK(tally, status == BNNCC_OK, "%s", error.message);
+            for (int o = 0; o < SAMPLES * FEATURES && !status; o++) {
+                const bool equal = (o / FEATURES % 2) != (o % FEATURES % 2);
+                CHECK(tally, y[o] == (float)(equal ? lengths[l] : -lengths[l]), "%s, length %d, output %d: %g",
+                      bnncc_isa_name(all_isas[i]), (int)lengths[l], o, (double)y[o]);
+            }
+            bnncc_linear_destroy(linear);
+        }
+    }
+    const bnncc_linear_params long_params = {1, 1, (1 << 24) + 1};
+    bnncc_linear *linear = NULL;
+    CHECK(tally,
+          bnncc_linear_create(&long_params, weight, most + 1, &epilogue, BNNCC_ISA_PORTABLE, &linear, NULL) ==
+              BNNCC_INVALID_ARGUMENT,
+          "2^24 + 1 inputs are accepted");
+    free(weight);
+    free(x);
+}
+
 /* ---- Binarize and unpack ---- */
 
 static float random_input(random_state *random, const float *thresholds, size_t count) {
@@ -430,11 +506,17 @@ static int64_t expected_pool_size(int64_t size, int64_t kernel, int64_t stride, 
     return room < 0 ? 0 : out;
 }
 
+/* Often around the ends of words. */
+static int64_t random_pool_width(random_state *random) {
+    if (random_one_in(random, 3))
+        return 64 * random_between(random, 1, 4) + random_between(random, -3, 3);
+    return random_between(random, 1, random_one_in(random, 4) ? 300 : 20);
+}
+
 static void test_pool(tally *tally, random_state *random) {
     bnncc_pool_params p = {.channels = random_between(random, 1, 5),
                            .height = random_between(random, 1, 12),
-                           .width = random_one_in(random, 4) ? random_between(random, 1, 300)
-                                                             : random_between(random, 1, 20),
+                           .width = random_pool_width(random),
                            .ceil_mode = (int)random_between(random, 0, 1)};
     int64_t expected[2], out_height = 0, out_width = 0;
     for (int axis = 0; axis < 2; axis++) {
@@ -503,6 +585,7 @@ int main(int argc, char **argv) {
         printf(" %s%s", bnncc_isa_name(all_isas[i]), supported[i] ? "" : " (not here)");
     }
     printf("\n");
+    test_extremes(&tally, supported);
     for (long i = 0; i < layers; i++) {
         test_conv(&tally, &random, supported);
         if (i % 4 == 0)

@@ -1,25 +1,25 @@
 /* Without memory: whichever allocation fails, the answer is BNNCC_OUT_OF_MEMORY and nothing is left allocated.
  *
- * To be linked with the library's objects and -Wl,--wrap=aligned_alloc,--wrap=free, so that the library's calls (it
+ * To be linked with the library's objects and -Wl,--wrap=posix_memalign,--wrap=free, so that the library's calls (it
  * allocates in one place only) come here. */
 #include "support.h"
 
-#include <string.h>
+#include <errno.h>
 
 static long live;          /* allocated and not freed */
 static long until_failure; /* allocations that still succeed */
 
-void *__real_aligned_alloc(size_t alignment, size_t size);
+int __real_posix_memalign(void **memory, size_t alignment, size_t size);
 void __real_free(void *memory);
-void *__wrap_aligned_alloc(size_t alignment, size_t size);
+int __wrap_posix_memalign(void **memory, size_t alignment, size_t size);
 void __wrap_free(void *memory);
 
-void *__wrap_aligned_alloc(size_t alignment, size_t size) {
+int __wrap_posix_memalign(void **memory, size_t alignment, size_t size) {
     if (until_failure-- <= 0)
-        return NULL;
-    void *memory = __real_aligned_alloc(alignment, size);
-    live += memory != NULL;
-    return memory;
+        return ENOMEM;
+    const int status = __real_posix_memalign(memory, alignment, size);
+    live += status == 0;
+    return status;
 }
 
 void __wrap_free(void *memory) {
