@@ -11,6 +11,7 @@ from onnx import numpy_helper
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+import bnncc  # noqa: E402
 from bnncc.errors import BadInput  # noqa: E402
 from bnncc.models.export import export  # noqa: E402
 from bnncc.models.layers import BinaryConv2d  # noqa: E402
@@ -60,13 +61,25 @@ def convolutions(path):
     return [n.op_type for n in graph.node], [w for w in weights if w.shape[1] >= 16 and w.shape[2:] == (3, 3)]
 
 
-@pytest.mark.parametrize("quantizer", ["sign", "xnor"])
-@pytest.mark.parametrize(("exporter", "weights", "fold"), FORMS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_file_computes_what_the_network_computes(tmp_path, name, exporter, weights, fold, quantizer):
+@pytest.fixture(
+    scope="module",
+    params=[
+        (name, quantizer, *form)
+        for name, quantizer in [("vgg_small", "sign"), ("bireal_resnet", "sign"), ("bireal_resnet", "xnor")]
+        for form in FORMS
+    ],
+    ids=lambda values: "-".join(map(str, values)),
+)
+def exported(request, tmp_path_factory):
+    """A network and its file, in each form."""
+    name, quantizer, exporter, weights, fold = request.param
     model = network(name, quantizer)
-    path = export(model, tmp_path / "m.onnx", SHAPE, exporter, weights, fold)
-    assert list(tmp_path.iterdir()) == [path]  # one file: no external data, nothing temporary
+    return model, export(model, tmp_path_factory.mktemp("export") / "m.onnx", SHAPE, exporter, weights, fold)
+
+
+def test_file_computes_what_the_network_computes(exported):
+    model, path = exported
+    assert list(path.parent.iterdir()) == [path]  # one file: no external data, nothing temporary
     images = np.random.default_rng(0).random((64, *SHAPE), np.float32)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -74,6 +87,15 @@ def test_file_computes_what_the_network_computes(tmp_path, name, exporter, weigh
         differing = np.abs(outputs(path, images[:batch]) - expected[:batch]).max(1) > 1e-4
         # Float sums in another order may flip a sign that lies on its threshold, rarely: one image of 64 may differ.
         assert differing.sum() <= 1
+
+
+def test_every_form_compiles_with_all_layers_binary(exported, tmp_path):
+    model, path = exported
+    settings = bnncc.Config(input_shapes={"image": [8, *SHAPE]}, verify_samples=8)
+    report = bnncc.compile(path, output=tmp_path / "c.onnx", config=settings).report
+    layers = sum(isinstance(module, BinaryConv2d) for module in model.modules())
+    assert [layer.status for layer in report.layers].count("binary") == layers
+    assert report.verify.argmax_agreement == 1.0
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
