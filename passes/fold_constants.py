@@ -19,6 +19,8 @@ class FoldConstants:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
         before = len(graph.nodes)
+        g.tidy(graph)
+        g.infer_shapes(graph)
         graph.fold_constants(fold_shapes=True, error_ok=False)
         g.tidy(graph)
         g.infer_shapes(graph)  # shapes computed by nodes are known only now

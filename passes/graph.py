@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from bnncc.errors import BadInput
+
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that computes a tensor; None for graph inputs and constants."""
@@ -140,10 +142,32 @@ def tidy(graph: gs.Graph) -> None:
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
 
 
+# Shape inference reads the values of small constants (axes, reshape targets), never those of weights.
+_LARGEST_READ = 1 << 12  # bytes
+
+
 def infer_shapes(graph: gs.Graph) -> None:
-    """Fill in the shapes and types that follow from the graph as it is now."""
-    model = onnx.shape_inference.infer_shapes(gs.export_onnx(graph, do_type_check=False), data_prop=True)
-    inferred = gs.import_onnx(model).tensors()
+    """Fill in the shapes and types that follow from the graph as it is now.
+
+    Raises BadInput where they contradict one another.
+    """
+    model = gs.export_onnx(graph, do_type_check=False)
+    weights = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) > _LARGEST_READ]
+    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    skeleton.graph.name = model.graph.name
+    skeleton.graph.node.extend(model.graph.node)
+    skeleton.graph.input.extend(model.graph.input)
+    skeleton.graph.output.extend(model.graph.output)
+    skeleton.graph.value_info.extend(model.graph.value_info)
+    large = {tensor.name for tensor in weights}
+    skeleton.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in large)
+    skeleton.graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in weights
+    )
+    try:
+        inferred = gs.import_onnx(onnx.shape_inference.infer_shapes(skeleton, data_prop=True)).tensors()
+    except onnx.shape_inference.InferenceError as error:
+        raise BadInput(f"shapes are inconsistent: {str(error).splitlines()[0]}") from error
     for name, tensor in graph.tensors().items():
         known = inferred.get(name)
         if isinstance(tensor, gs.Variable) and isinstance(known, gs.Variable):

@@ -11,7 +11,6 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from bnncc.errors import BadInput
 from bnncc.passes import graph as g
 from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, Note, Pass, SignTensor
 from bnncc.passes.canonicalize_binarizers import CanonicalizeBinarizers
@@ -78,7 +77,7 @@ def _run(
     reference = reference_model(model)
     opset = default_opset(reference)
     context = Context(config=config, opset=opset)
-    graph = _import(reference)
+    graph = gs.import_onnx(reference)
     records: list[PassRecord] = []
     for step in passes_for(config):
         if progress is not None:
@@ -94,16 +93,6 @@ def _run(
     for record in context.layers.values():
         record.size_after = record.size_after or record.size_before
     return Outcome(compiled, reference, records, list(context.layers.values()), context.sign_tensors)
-
-
-def _import(model: onnx.ModelProto) -> gs.Graph:
-    try:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise BadInput(f"shapes are inconsistent: {str(error).splitlines()[0]}") from error
-    graph = gs.import_onnx(model)
-    g.tidy(graph)
-    return graph
 
 
 def _export(graph: gs.Graph, reference: onnx.ModelProto) -> onnx.ModelProto:
