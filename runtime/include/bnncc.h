@@ -4,6 +4,9 @@
  * the last axis, little-endian (element j is bit j % 8 of byte j / 8), 1 for +1 and 0 for -1. The unused high bits of
  * a row's last byte are ignored on input and 0 on output. An NCHW activation is thus one bit-plane per channel.
  *
+ * Limits. Every dimension, stride, dilation, pad and batch is at most 2^31 - 1, and a filter has at most 2^24 weights, so
+ * that every dot product is an integer which float32 holds exactly. What exceeds them is BNNCC_INVALID_ARGUMENT.
+ *
  * Every function is re-entrant; the library has no mutable state. Objects are immutable once created, so one object
  * may be run by many threads at once. Errors are returned, never printed; no function aborts.
  */
@@ -98,8 +101,8 @@ BNNCC_API bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t h
                                                int64_t *out_width, bnncc_error *error);
 /* The instruction set and kernel in use, for reports: "dot/avx512vpopcntdq". */
 BNNCC_API const char *bnncc_conv_kernel(const bnncc_conv *conv);
-/* y: float32 [batch, out_channels, out_height, out_width] or NULL where the epilogue gives no float output;
- * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)] or NULL likewise. */
+/* y: float32 [batch, out_channels, out_height, out_width], NULL exactly where the epilogue gives no float output;
+ * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)], NULL exactly where it gives no bits. */
 BNNCC_API bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
                                       uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
 
@@ -124,7 +127,7 @@ BNNCC_API bnncc_status bnncc_linear_run(const bnncc_linear *linear, const uint8_
 /* ---- Between the layers ----------------------------------------------------------------------------------------------- */
 
 /* bits[r, :] = packed (x[r, j] >= threshold) where direction is +1, (x <= threshold) where it is -1, nan_bit for NaN.
- * x: float32 [batch, channels, rows, width]; threshold_count and direction_count: 1 or `channels`.
+ * x: float32 [batch, channels, rows, width]; threshold_count and direction_count: 1 or `channels`. No threshold is NaN.
  * A [batch, features] tensor whose channels are its features is passed as channels = 1, rows = 1, width = features with
  * threshold_count and direction_count 1 or `features` and per_feature = 1. */
 typedef struct bnncc_binarize_params {
@@ -145,7 +148,8 @@ BNNCC_API bnncc_status bnncc_unpack_signs(const uint8_t *bits, int64_t rows, int
                                           const bnncc_parallel *parallel, bnncc_error *error);
 
 /* Max-pooling of signs on bits: the maximum over the valid taps of a window where direction is +1, the minimum where it
- * is -1 (a batch-norm of negative slope between the pooling and the binarizer). Sizes as ONNX MaxPool. */
+ * is -1 (a batch-norm of negative slope between the pooling and the binarizer). Sizes as ONNX MaxPool; as in onnxruntime
+ * pads must be smaller than the kernel. Where dilated taps all miss the input, the result is -direction. */
 typedef struct bnncc_pool_params {
     int64_t channels, height, width;
     int64_t kernel_shape[2], strides[2], dilations[2];

@@ -100,13 +100,16 @@ typedef struct linear_job {
 static void gather(const bnncc_linear *linear, const uint8_t *x, size_t count, uint64_t *windows) {
     const size_t width = (size_t)linear->params.width, rows = (size_t)linear->params.rows;
     const size_t row_bytes = sign_bytes(width);
-    memset(windows, 0, count * linear->words * sizeof *windows);
-    for (size_t sample = 0; sample < count; sample++, windows += linear->words)
+    for (size_t sample = 0; sample < count; sample++, windows += linear->words) {
+        bit_writer writer = {windows, 0, 0};
         for (size_t row = 0; row < rows; row++, x += row_bytes)
             for (size_t column = 0; column < width; column += 64) {
-                const uint64_t word = load_word(x + column / 8, smaller(row_bytes - column / 8, 8));
-                copy_bits(windows, row * width + column, &word, 0, smaller(width - column, 64));
+                const size_t bits = smaller(width - column, 64);
+                const uint64_t word = load_word(x + column / 8, sign_bytes(bits));
+                write_bits(&writer, word & low_bits(bits), bits);
             }
+        finish_bits(&writer);
+    }
 }
 
 /* The epilogue of a tile. Results come feature by feature; a row of the output is a sample, so both are turned. */

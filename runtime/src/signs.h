@@ -53,31 +53,29 @@ static inline unsigned popcount(uint64_t word) {
     return (unsigned)(word * 0x0101010101010101 >> 56);
 }
 
-/* Bits [from_bit, from_bit + count) of `from`, ored into `to` at to_bit, where the bits must be 0. */
-static inline void copy_bits(uint64_t *to, size_t to_bit, const uint64_t *from, size_t from_bit, size_t count) {
-    while (count > 0) {
-        /* As many as lie within one word of `from`; in `to` they may fall into two. */
-        const size_t to_shift = to_bit % 64, from_shift = from_bit % 64;
-        const size_t moved = count < 64 - from_shift ? count : 64 - from_shift;
-        const uint64_t bits = from[from_bit / 64] >> from_shift & low_bits(moved);
-        to[to_bit / 64] |= bits << to_shift;
-        if (to_shift + moved > 64)
-            to[to_bit / 64 + 1] |= bits >> (64 - to_shift);
-        to_bit += moved;
-        from_bit += moved;
-        count -= moved;
+/* Writes bits one after the other into words, each word being stored when it is full. */
+typedef struct bit_writer {
+    uint64_t *to, word; /* the bits not stored yet */
+    size_t filled;      /* how many they are, less than 64 */
+} bit_writer;
+
+/* Appends the lowest `count` bits, 1 to 64; the bits above must be 0. */
+static inline void write_bits(bit_writer *writer, uint64_t bits, size_t count) {
+    const size_t filled = writer->filled;
+    writer->word |= bits << filled;
+    if (filled + count < 64) {
+        writer->filled = filled + count;
+        return;
     }
+    *writer->to++ = writer->word;
+    writer->word = filled ? bits >> (64 - filled) : 0; /* the bits that found no room; none where all were free */
+    writer->filled = filled + count - 64;
 }
 
-/* Sets bits [first, first + count). */
-static inline void fill_bits(uint64_t *to, size_t first, size_t count) {
-    while (count > 0) {
-        const size_t shift = first % 64;
-        const size_t set = count < 64 - shift ? count : 64 - shift;
-        to[first / 64] |= low_bits(set) << shift;
-        first += set;
-        count -= set;
-    }
+/* Stores the last word, the bits after those written being 0. */
+static inline void finish_bits(bit_writer *writer) {
+    if (writer->filled)
+        *writer->to = writer->word;
 }
 
 /* Transposes a 64 x 64 matrix of bits: bit c of rows[r] changes places with bit r of rows[c]. Only the first `columns`

@@ -1,5 +1,6 @@
 /* The windows of a convolution: where each output pixel looks, and the bits it sees there. */
 #include "windows.h"
+#include "checked.h"
 #include "signs.h"
 
 /* Which of the taps at first, first + dilation, ... lie in [0, size). */
@@ -25,30 +26,29 @@ void windows_locate(const bnncc_conv_params *conv, int64_t height, size_t row, s
     }
 }
 
-/* Any number of channels: tap by tap, bit positions falling anywhere within words. */
+/* Any number of channels: tap by tap, bits falling anywhere within words. */
 static void gather_bits(const bnncc_conv_params *conv, const uint64_t *pixels, size_t group, const window *window,
                         uint64_t *bits) {
     const size_t pixel_words = sign_words((size_t)conv->in_channels);
     const size_t channels = (size_t)(conv->in_channels / conv->group);
-    const size_t columns = (size_t)conv->kernel_shape[1];
-    for (int64_t r = window->first_row; r < window->end_row; r++) {
+    const size_t begin = group * channels, end = begin + channels;
+    const uint64_t padding = conv->pad_value > 0 ? ~UINT64_C(0) : 0;
+    bit_writer writer = {bits, 0, 0};
+    for (int64_t r = 0; r < conv->kernel_shape[0]; r++) {
+        const bool row_inside = r >= window->first_row && r < window->end_row;
         const int64_t y = window->row + r * conv->dilations[0];
-        for (int64_t c = window->first_column; c < window->end_column; c++) {
+        for (int64_t c = 0; c < conv->kernel_shape[1]; c++) {
+            const bool inside = row_inside && c >= window->first_column && c < window->end_column;
             const int64_t x = window->column + c * conv->dilations[1];
-            const uint64_t *pixel = pixels + (size_t)(y * conv->width + x) * pixel_words;
-            copy_bits(bits, ((size_t)r * columns + (size_t)c) * channels, pixel, group * channels, channels);
+            const uint64_t *pixel = inside ? pixels + (size_t)(y * conv->width + x) * pixel_words : NULL;
+            for (size_t bit = begin, count; bit < end; bit += count) { /* what lies in one word of the pixel */
+                count = smaller(end - bit, 64 - bit % 64);
+                const uint64_t word = inside ? pixel[bit / 64] >> bit % 64 : padding;
+                write_bits(&writer, word & low_bits(count), count);
+            }
         }
     }
-}
-
-/* Sets the bits of the taps in the padding. */
-static void fill_padding(const bnncc_conv_params *conv, const window *window, uint64_t *bits) {
-    const size_t channels = (size_t)(conv->in_channels / conv->group);
-    size_t position = 0;
-    for (int64_t r = 0; r < conv->kernel_shape[0]; r++)
-        for (int64_t c = 0; c < conv->kernel_shape[1]; c++, position += channels)
-            if (r < window->first_row || r >= window->end_row || c < window->first_column || c >= window->end_column)
-                fill_bits(bits, position, channels);
+    finish_bits(&writer);
 }
 
 /* Channels of a group in whole words: every tap's bits begin at a word, here and in the pixel. */
@@ -80,14 +80,12 @@ void windows_gather(const bnncc_conv_params *conv, const uint64_t *pixels, size_
     const size_t words = sign_words(channels * (size_t)conv->kernel_shape[0] * (size_t)conv->kernel_shape[1]);
     const bool whole_words = channels % 64 == 0;
     for (size_t i = 0; i < count; i++, bits += words) {
-        const bool padding = window_touches_padding(conv, &windows[i]);
-        if (padding || !whole_words)
-            memset(bits, 0, words * sizeof *bits);
-        if (padding && conv->pad_value > 0)
-            fill_padding(conv, &windows[i], bits);
-        if (whole_words)
-            gather_words(conv, pixels, group, &windows[i], bits);
-        else
+        if (!whole_words) {
             gather_bits(conv, pixels, group, &windows[i], bits);
+        } else {
+            if (window_touches_padding(conv, &windows[i]))
+                memset(bits, conv->pad_value > 0 ? 0xff : 0, words * sizeof *bits);
+            gather_words(conv, pixels, group, &windows[i], bits);
+        }
     }
 }
