@@ -7,7 +7,7 @@ from bnncc.report import BenchReport, GateReport, LayerReport, VerifyReport, per
 
 
 def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport]:
-    """Check `min_argmax_agreement` and `max_abs_diff`; without a verification, or without classes, they fail."""
+    """Check `min_argmax_agreement` and `max_abs_diff`; what was not compared fails."""
     gates = []
     if config.min_argmax_agreement is not None:
         limit, value = config.min_argmax_agreement, verify.argmax_agreement if verify else None
@@ -18,7 +18,7 @@ def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport
     if config.max_abs_diff is not None:
         limit, value = config.max_abs_diff, verify.max_abs_diff if verify else None
         passed = value is not None and value <= limit
-        found = f"{value:.3g}" if value is not None else "not compared"
+        found = f"{value:.3g}" if value is not None else "nothing was compared"
         text = f"largest difference of the outputs: {found}, at most {limit:g} asked for"
         gates.append(GateReport("max_abs_diff", limit, value, passed, text))
     return gates

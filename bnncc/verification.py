@@ -35,7 +35,7 @@ from bnncc.data import Feeds, RandomSamples, Samples, Signature, guesses_sizes, 
 from bnncc.errors import BadInput, BnnccError
 from bnncc.model_io import load_model, one_line, runtime_errors, walk_nodes, write_model
 from bnncc.passes.prepare import reference_model
-from bnncc.report import AccuracyReport, VerifyReport
+from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport
 from bnncc.session import OPTIMIZED, UNOPTIMIZED, InferenceSession, session_options
 
 NEAR_TIE = 1e-5
@@ -330,17 +330,54 @@ class _Rows:
         return samples if len(mask) == self.valid else np.array([samples.any()])
 
 
-@dataclasses.dataclass
-class _Bits:
-    """Counts over all samples."""
+class _Tally:
+    """Bits that differ at the binarizers of the reference, sorted by cause, summed up over runs."""
 
-    compared: int = 0
-    flipped: int = 0
-    near_ties: int = 0
-    downstream: int = 0
-    near_tie_samples: int = 0
-    optimizer_flips: int | None = None
-    by_tensor: dict[str, int] = dataclasses.field(default_factory=dict)
+    def __init__(self, reference: onnx.ModelProto, tensors: Sequence[Any], exact: set[str]) -> None:
+        """`exact` names the packed tensors that come from integers, where nothing is a near-tie."""
+        self.upstream = upstream(reference.graph, [tensor.original for tensor in tensors])
+        # A binarizer has more others above it than any of those have: so each comes after what it depends on.
+        self.tensors = sorted(tensors, key=lambda tensor: len(self.upstream[tensor.original]))
+        self.exact = exact
+        self.compared = self.flipped = self.near_ties = self.downstream = self.near_tie_samples = 0
+        self.by_tensor: dict[str, int] = {}
+        # Samples in which nothing before the binarizer excuses a wrong bit.
+        self.checked = dict.fromkeys(self.upstream, 0)
+
+    def add(self, values: Feeds, signs_of: Callable[[Any], np.ndarray], rows: _Rows) -> np.ndarray:
+        """Count one run: `values` of the reference against the +-1 that `signs_of` gives for each sign tensor.
+
+        Returns which samples have near-ties, bool [valid].
+        """
+        near_at: dict[str, np.ndarray] = {}
+        doubtful = np.zeros(rows.valid, dtype=bool)
+        for tensor in self.tensors:
+            expected = values[tensor.original]
+            flipped = np.sign(rows.split(expected)) != rows.split(signs_of(tensor))
+            excused = np.zeros(rows.valid, dtype=bool)
+            for above in self.upstream[tensor.original]:
+                excused |= near_at.get(above, False)
+            self.compared += flipped.size
+            self.checked[tensor.original] += int((~excused).sum())
+            if not flipped.any():
+                continue
+            consequence = rows.select(excused, flipped)
+            self.downstream += int(flipped[consequence].sum())
+            near = np.zeros_like(flipped)
+            if tensor.packed not in self.exact:
+                near = flipped & _near_threshold(tensor, values[tensor.pre_activation], expected.shape, rows)
+                near[consequence] = False
+                near_at[tensor.original] = near_at.get(tensor.original, False) | rows.any(near)
+                doubtful |= near_at[tensor.original]
+            self.near_ties += int(near.sum())
+            wrong = flipped & ~near
+            wrong[consequence] = False
+            count = int(wrong.sum())
+            self.flipped += count
+            if count:
+                self.by_tensor[tensor.original] = self.by_tensor.get(tensor.original, 0) + count
+        self.near_tie_samples += int(doubtful.sum())
+        return doubtful
 
 
 @dataclasses.dataclass
@@ -349,8 +386,16 @@ class _Output:
 
     largest: float = 0.0
     """Magnitude of the reference, over all samples."""
+    compared: bool = False
+    """Whether there was a sample without near-ties."""
     diff: float = 0.0
+    """Over the samples without near-ties."""
     diff_all: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """`diff` against the magnitude."""
+        return self.diff / self.largest if self.largest else (math.inf if self.diff else 0.0)
 
 
 class _Comparison:
@@ -371,7 +416,6 @@ class _Comparison:
         self.running = names[0]
         self.tensors = list(tensors)
         self.outputs = outputs
-        self.bits = _Bits()
         self.per_output = {name: _Output() for name in outputs}
         self.agreed: list[np.ndarray] = []
         self.correct = [0, 0]
@@ -379,7 +423,6 @@ class _Comparison:
         self.chunk = 0
         self.threads = threads
         originals = [tensor.original for tensor in self.tensors]
-        self.upstream = upstream(reference.graph, originals)
         given = {value.name for value in reference.graph.input}
         sources = [tensor.pre_activation for tensor in self.tensors]
         self.shown = [name for name in dict.fromkeys(originals + sources) if name not in given]
@@ -393,7 +436,9 @@ class _Comparison:
         self.compiled = self._session(compiled_file, names[1], OPTIMIZED, library)
         # The outputs come from the file as it is; the copy that shows its bits may be optimized otherwise.
         self.packed = [tensor.packed for tensor in self.tensors]
-        self.exact = from_integers(compiled.graph, self.packed)
+        self.bits = _Tally(reference, self.tensors, from_integers(compiled.graph, self.packed))
+        self.optimizer_bits = _Tally(reference, self.tensors, set())
+        self.optimized: onnxruntime.InferenceSession | None = None
         self.bit_session = None
         if self.tensors:
             bit_file = folder / "bits.onnx"
@@ -413,7 +458,7 @@ class _Comparison:
         for feeds, valid in samples.batches(self._chunk_size(samples)):
             expected, actual, packed = self._run_all(feeds)
             rows = _rows(samples, feeds, valid)
-            doubtful = self._compare_bits(feeds, expected, packed, rows)
+            doubtful = self._compare_bits({**feeds, **expected}, packed, rows)
             for name in self.outputs:
                 self._compare_output(name, expected[name], actual[name], rows, doubtful)
             pair = self._classes(expected, actual, valid)
@@ -453,57 +498,32 @@ class _Comparison:
             self.chunk = int(min(_LARGEST_CHUNK, max(1, _ACTIVATION_BUDGET // max(1, 2 * size))))
         return self.chunk
 
-    def _compare_bits(self, feeds: Feeds, expected: Feeds, packed: Feeds, rows: _Rows) -> np.ndarray:
+    def _compare_bits(self, values: Feeds, packed: Feeds, rows: _Rows) -> np.ndarray:
         """Count the bits that differ; return which samples have near-ties, bool [valid]."""
-        near_at: dict[str, np.ndarray] = {}
-        flips: list[tuple[Any, np.ndarray]] = []
-        for tensor in self.tensors:
-            signs = expected[tensor.original]
-            bits = unpack(packed[tensor.packed], tensor.width)
-            where = f"{self.names[1]}: tensor {tensor.packed!r}"
-            if bits.size != signs.size:
-                raise BnnccError(f"{where} holds {list(bits.shape)} signs, the original {list(signs.shape)}")
-            flipped = np.sign(rows.split(signs)) != rows.split(bits.reshape(signs.shape))
-            self.bits.compared += flipped.size
-            if not flipped.any():
-                continue
-            if tensor.packed in self.exact:
-                near = np.zeros_like(flipped)
-            else:
-                name = tensor.pre_activation
-                source = feeds[name] if name in feeds else expected[name]
-                near = flipped & _near_threshold(source, tensor.threshold, signs.shape, rows)
-            self.bits.near_ties += int(near.sum())
-            previous = near_at.get(tensor.original, np.zeros(rows.valid, dtype=bool))
-            near_at[tensor.original] = previous | rows.any(near)
-            flips.append((tensor, flipped & ~near))
-        doubtful = np.zeros(rows.valid, dtype=bool)
-        for samples in near_at.values():
-            doubtful |= samples
-        for tensor, wrong in flips:
-            excused = np.zeros(rows.valid, dtype=bool)
-            for above in self.upstream[tensor.original]:
-                excused |= near_at.get(above, False)
-            consequence = rows.select(excused, wrong)
-            self.bits.downstream += int(wrong[consequence].sum())
-            count = int(wrong[~consequence].sum())
-            self.bits.flipped += count
-            if count:
-                self.bits.by_tensor[tensor.original] = self.bits.by_tensor.get(tensor.original, 0) + count
-        self.bits.near_tie_samples += int(doubtful.sum())
-        return doubtful
+
+        def signs_of(tensor: Any) -> np.ndarray:
+            array, shape = packed[tensor.packed], values[tensor.original].shape
+            if array.dtype != np.uint8 or array.ndim == 0 or array.shape[-1] != (tensor.width + 7) // 8:
+                raise BadInput(f"{self.names[1]}: tensor {tensor.packed!r} does not hold {tensor.width} packed signs")
+            signs = unpack(array, tensor.width)
+            if signs.size != math.prod(shape):
+                raise BnnccError(
+                    f"{self.names[1]}: tensor {tensor.packed!r} holds {list(signs.shape)} signs, "
+                    f"the original {list(shape)}"
+                )
+            return signs.reshape(shape)
+
+        return self.bits.add(values, signs_of, rows)
 
     def count_optimizer_flips(self, samples: Samples) -> None:
-        """Count the bits that onnxruntime's own optimizations flip in the reference: the measure for near-ties."""
-        session = self._session(self.reference_file, self.names[0], OPTIMIZED, True)
-        names = list(dict.fromkeys(tensor.original for tensor in self.tensors))
-        flips = 0
+        """Count what onnxruntime's own optimizations flip in the reference: the measure for near-ties."""
+        if self.optimized is None:
+            self.optimized = self._session(self.reference_file, self.names[0], OPTIMIZED, True)
+        signs = list(dict.fromkeys(tensor.original for tensor in self.tensors))
         for feeds, valid in samples.batches(self._chunk_size(samples)):
-            before, after = self.reference.run(names, feeds), session.run(names, feeds)
-            rows = _rows(samples, feeds, valid)
-            for one, two in zip(before, after, strict=True):
-                flips += int((np.sign(rows.split(one)) != np.sign(rows.split(two))).sum())
-        self.bits.optimizer_flips = (self.bits.optimizer_flips or 0) + flips
+            values = {**feeds, **dict(zip(self.shown, self.reference.run(self.shown, feeds), strict=True))}
+            optimized = dict(zip(signs, self.optimized.run(signs, feeds), strict=True))
+            self.optimizer_bits.add(values, lambda t, o=optimized: np.sign(o[t.original]), _rows(samples, feeds, valid))
 
     def _compare_output(
         self, name: str, expected: np.ndarray, actual: np.ndarray, rows: _Rows, doubtful: np.ndarray
@@ -531,6 +551,7 @@ class _Comparison:
         diff = np.where(same, 0.0, np.where(np.isnan(diff), math.inf, diff))
         record.diff_all = max(record.diff_all, float(diff.max(initial=0.0)))
         trusted = ~rows.select(doubtful, diff)
+        record.compared |= bool(trusted.any())
         record.diff = max(record.diff, float(diff[trusted].max(initial=0.0)))
 
     def _classes(self, expected: Feeds, actual: Feeds, valid: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -544,10 +565,8 @@ class _Comparison:
 
     def report(self, random_count: int, data_count: int, with_bits: bool, through: str, seconds: float) -> VerifyReport:
         """Sum up. Agreement is that on the data where there is data: random inputs have no classes to speak of."""
-        bits = self.bits
-        relative = [
-            o.diff / o.largest if o.largest else (0.0 if o.diff == 0 else math.inf) for o in self.per_output.values()
-        ]
+        bits, other = self.bits, self.optimizer_bits
+        outputs = self.per_output.values()
         notes = []
         if with_bits and not self.tensors:
             notes.append("no binarizer's bits exist in the compiled model: only outputs are compared")
@@ -556,6 +575,17 @@ class _Comparison:
                 f"near-ties lie within {NEAR_TIE:g} of the threshold, relative to the tensor's largest magnitude "
                 "in the sample"
             )
+        unchecked = [name for name, count in bits.checked.items() if count == 0]
+        if unchecked:
+            notes.append(
+                f"every sample has a near-tie before {unchecked[0]}: what follows is not checked; use more samples"
+            )
+        trusted = all(output.compared for output in outputs)
+        accuracy = optimizer = None
+        if self.labelled:
+            accuracy = AccuracyReport(self.correct[0] / self.labelled, self.correct[1] / self.labelled)
+        if self.optimized is not None:
+            optimizer = OptimizerReport(other.near_ties, other.near_tie_samples, other.downstream, other.flipped)
         return VerifyReport(
             samples=random_count + data_count,
             random_samples=random_count,
@@ -563,16 +593,14 @@ class _Comparison:
             bits_compared=bits.compared if with_bits else None,
             flipped_bits=bits.flipped if with_bits else None,
             near_ties=bits.near_ties if with_bits else None,
-            near_ties_onnxruntime=bits.optimizer_flips,
-            downstream=bits.downstream if with_bits else None,
             near_tie_samples=bits.near_tie_samples if with_bits else None,
-            max_abs_diff=max((o.diff for o in self.per_output.values()), default=0.0),
-            max_abs_diff_all=max((o.diff_all for o in self.per_output.values()), default=0.0),
-            max_rel_diff=max(relative, default=0.0),
+            downstream=bits.downstream if with_bits else None,
+            onnxruntime=optimizer,
+            max_abs_diff=max((output.diff for output in outputs), default=0.0) if trusted else None,
+            max_abs_diff_all=max((output.diff_all for output in outputs), default=0.0),
+            max_rel_diff=max((output.relative for output in outputs), default=0.0) if trusted else None,
             argmax_agreement=float(self.agreed[-1].mean()) if self.agreed else None,
-            accuracy=AccuracyReport(self.correct[0] / self.labelled, self.correct[1] / self.labelled)
-            if self.labelled
-            else None,
+            accuracy=accuracy,
             through=through,
             flipped_by_tensor=bits.by_tensor,
             notes=notes,
@@ -591,9 +619,12 @@ def _rows(samples: Samples, feeds: Feeds, valid: int) -> _Rows:
     return _Rows(valid, total)
 
 
-def _near_threshold(source: np.ndarray, threshold: np.ndarray, shape: tuple[int, ...], rows: _Rows) -> np.ndarray:
-    """Return where `source` is within NEAR_TIE of its threshold, bool, split as an array of `shape` would be."""
-    threshold = np.asarray(threshold, dtype=np.float64)
+def _near_threshold(tensor: Any, source: np.ndarray, shape: tuple[int, ...], rows: _Rows) -> np.ndarray:
+    """Return where `source` is within NEAR_TIE of the threshold, bool, split as an array of `shape` would be."""
+    threshold = np.asarray(tensor.threshold, dtype=np.float64).reshape(-1)
+    channels = source.shape[1] if source.ndim > 1 else 1
+    if threshold.size not in (1, channels) or source.size != math.prod(shape):
+        raise BadInput(f"the record of the binarizer {tensor.original!r} does not fit {tensor.pre_activation!r}")
     if threshold.size > 1:
         threshold = threshold.reshape((1, -1) + (1,) * (source.ndim - 2))
     source = source.astype(np.float64)

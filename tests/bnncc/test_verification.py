@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import math
 
@@ -9,9 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from rich.console import Console
 
-from bnncc import BadInput, Config
+from bnncc import BadInput, BnnccError, Config
+from bnncc.gates import verify_gates
 from bnncc.passes.pipeline import run_passes
+from bnncc.report import OptimizerReport, print_verify
 from bnncc.verification import SignTensor, compare, sign_tensors_from_json, sign_tensors_to_json, unpack, upstream
 
 NAMES = ("reference", "compiled")
@@ -102,9 +107,36 @@ def test_bits_at_the_threshold_are_near_ties(chain, tmp_path):
     assert report.flipped_bits == 0
     # The sample counts in one figure and not in the other; onnxruntime's own optimizer flips nothing here.
     assert report.max_abs_diff < 1e-5 < 0.1 < report.max_abs_diff_all
-    assert report.near_ties_onnxruntime == 0
+    assert report.onnxruntime == OptimizerReport(0, 0, 0, 0)
+    assert "near-ties           8 bits in 1 samples" in shown(report)
     assert report.argmax_agreement in (0.75, 1.0)
     assert any("1e-05 of the threshold" in note for note in report.notes)
+
+
+def shown(report) -> str:
+    buffer = io.StringIO()
+    print_verify(report, Console(file=buffer, width=100))
+    return buffer.getvalue()
+
+
+def test_near_ties_in_every_sample_leave_nothing_checked(chain, monkeypatch):
+    monkeypatch.setattr("bnncc.verification.NEAR_TIE", 1.0)
+    report = compare(chain.reference, with_first_threshold(chain.model, 1.5), chain.sign_tensors, NAMES)
+    assert report.near_tie_samples == report.samples == 32
+    assert report.flipped_bits == 0
+    assert report.max_abs_diff is None
+    assert report.max_abs_diff_all > 0.1
+    assert any("before s2: what follows is not checked" in note for note in report.notes)
+    assert "every sample has near-ties" in shown(report)
+    (gate,) = verify_gates(Config(max_abs_diff=1e6), report)
+    assert not gate.passed
+
+
+@pytest.mark.parametrize("change", [{"threshold": np.zeros(7, np.float32)}, {"width": 400}, {"packed": "y"}])
+def test_records_that_do_not_fit(chain, change):
+    tensors = [dataclasses.replace(tensor, **change) for tensor in chain.sign_tensors[:1]]
+    with pytest.raises(BnnccError, match=r"does not (fit|hold)"):
+        compare(chain.reference, with_first_threshold(chain.model, 0.3), tensors, NAMES)
 
 
 def test_just_outside_the_near_tie_is_an_error(chain, tmp_path):
