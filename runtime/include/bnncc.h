@@ -4,8 +4,8 @@
  * the last axis, little-endian (element j is bit j % 8 of byte j / 8), 1 for +1 and 0 for -1. The unused high bits of
  * a row's last byte are ignored on input and 0 on output. An NCHW activation is thus one bit-plane per channel.
  *
- * Limits. Every dimension, stride, dilation, pad and batch is at most 2^31 - 1, and a filter has at most 2^24 weights, so
- * that every dot product is an integer which float32 holds exactly. What exceeds them is BNNCC_INVALID_ARGUMENT.
+ * Limits. Every dimension, stride, dilation, pad and batch is at most 2^31 - 1, and a filter has at most 2^24 weights,
+ * so that every dot product is an integer which float32 holds exactly. What exceeds them is BNNCC_INVALID_ARGUMENT.
  *
  * Every function is re-entrant; the library has no mutable state. Objects are immutable once created, so one object
  * may be run by many threads at once. Errors are returned, never printed; no function aborts.
@@ -71,13 +71,14 @@ typedef struct bnncc_parallel {
  * multiply-add), as onnxruntime's BatchNormalization rounds. Bit output: dot >= threshold. At least one of
  * the two must be asked for. The arrays are copied at creation. */
 typedef struct bnncc_epilogue {
-    const float *scale, *shift; /* NULL for no float output; else scale_count and shift_count values */
+    const float *scale, *shift;      /* NULL for no float output; else scale_count and shift_count values */
     size_t scale_count, shift_count; /* 1 (shared) or the number of output channels */
-    const int32_t *threshold; /* NULL for no bit output; else one value per output channel */
+    const int32_t *threshold;        /* NULL for no bit output; else one value per output channel */
     size_t threshold_count;
 } bnncc_epilogue;
 
-/* ---- Binary convolution -------------------------------------------------------------------------------------------- */
+/* ---- Binary convolution --------------------------------------------------------------------------------------------
+ */
 
 /* x: packed signs [batch, in_channels, height, ceil(width / 8)]; weight: packed signs [out_channels, ceil(K / 8)],
  * K = (in_channels / group) * kernel_height * kernel_width in (channel, row, column) order. */
@@ -106,7 +107,8 @@ BNNCC_API const char *bnncc_conv_kernel(const bnncc_conv *conv);
 BNNCC_API bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
                                       uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
 
-/* ---- Binary linear layer -------------------------------------------------------------------------------------------- */
+/* ---- Binary linear layer --------------------------------------------------------------------------------------------
+ */
 
 /* x: packed signs [batch, rows, ceil(width / 8)], flattened to K = rows * width features; weight: [out_features,
  * ceil(K / 8)]; y: float32 [batch, out_features]; bits: [batch, ceil(out_features / 8)]. */
@@ -124,7 +126,8 @@ BNNCC_API const char *bnncc_linear_kernel(const bnncc_linear *linear);
 BNNCC_API bnncc_status bnncc_linear_run(const bnncc_linear *linear, const uint8_t *x, int64_t batch, float *y,
                                         uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
 
-/* ---- Between the layers ----------------------------------------------------------------------------------------------- */
+/* ---- Between the layers
+ * ----------------------------------------------------------------------------------------------- */
 
 /* bits[r, :] = packed (x[r, j] >= threshold) where direction is +1, (x <= threshold) where it is -1, nan_bit for NaN.
  * x: float32 [batch, channels, rows, width]; threshold_count and direction_count: 1 or `channels`. No threshold is NaN.
@@ -148,8 +151,8 @@ BNNCC_API bnncc_status bnncc_unpack_signs(const uint8_t *bits, int64_t rows, int
                                           const bnncc_parallel *parallel, bnncc_error *error);
 
 /* Max-pooling of signs on bits: the maximum over the valid taps of a window where direction is +1, the minimum where it
- * is -1 (a batch-norm of negative slope between the pooling and the binarizer). Sizes as ONNX MaxPool; as in onnxruntime
- * pads must be smaller than the kernel. Where dilated taps all miss the input, the result is -direction. */
+ * is -1 (a batch-norm of negative slope between the pooling and the binarizer). Sizes as ONNX MaxPool; as in
+ * onnxruntime pads must be smaller than the kernel. Where dilated taps all miss the input, the result is -direction. */
 typedef struct bnncc_pool_params {
     int64_t channels, height, width;
     int64_t kernel_shape[2], strides[2], dilations[2];
@@ -164,7 +167,8 @@ BNNCC_API bnncc_status bnncc_pool_output_shape(const bnncc_pool_params *params, 
 BNNCC_API bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t *x, int64_t batch,
                                             uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
 
-/* ---- onnxruntime -------------------------------------------------------------------------------------------------------- */
+/* ---- onnxruntime
+ * -------------------------------------------------------------------------------------------------------- */
 
 struct OrtSessionOptions;
 struct OrtApiBase;
