@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 
-from bnncc.errors import BnnccError
+from bnncc.errors import BadInput, BnnccError
 from bnncc.models import data as datasets
 from bnncc.models.evaluate import evaluate, evaluate_onnx
 from bnncc.models.export import EXPORTERS, WEIGHT_FORMS, export
@@ -114,6 +114,9 @@ def evaluate_command(model, dataset, data_dir, threads):
         if threads:
             torch.set_num_threads(threads)
         config, network = load_trained(model)
+        wanted, given = (datasets.SOURCES[name].shape for name in (config.dataset, dataset or config.dataset))
+        if wanted != given:
+            raise BadInput(f"{model}: takes images of {list(wanted)}, {dataset} has {list(given)}")
         score = evaluate(network, datasets.load(dataset or config.dataset, "test", data_dir))
     emit(asdict(score))
 

@@ -38,6 +38,9 @@ def test_train_resume_export_evaluate_sample(tmp_path):
     assert from_torch["accuracy"] == pytest.approx(from_onnx["accuracy"], abs=1 / 359)
     assert from_torch["accuracy"] == pytest.approx(lines[-1]["test_accuracy"], abs=1 / 359)
 
+    stderr = command("evaluate", saved, "--dataset", "mnist", status=2)
+    assert "takes images of [1, 8, 8], mnist has [1, 28, 28]" in stderr
+
     command("sample", "--dataset", "digits", "--count", 20, "-o", tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as sample:
         assert sample["image"].shape == (20, 1, 8, 8)
