@@ -139,7 +139,9 @@ def compile_and_compare(model: onnx.ModelProto, feeds: dict[str, np.ndarray], **
             want, got = expected[output.name], actual[output.name]
             assert got.shape == want.shape
             scale = max(np.abs(want).max(initial=0), 1e-30)
-            assert np.abs(got - want).max(initial=0) <= RELATIVE_TOLERANCE * scale, f"{output.name} (library: {library})"
+            assert np.abs(got - want).max(initial=0) <= RELATIVE_TOLERANCE * scale, (
+                f"{output.name} (library: {library})"
+            )
     return outcome
 
 

@@ -340,7 +340,11 @@ def test_nonlinear_activations_before_the_binarizer():
     y = n.conv(n.binarize(n.op("Sub", n.op("Abs", hidden), n.scalar(3.5))), n.signs(4, 5, 3, 3))
     outcome = compile_and_compare(n.model(y), feed())
     assert statuses(outcome) == ["binary"] * 3
-    assert ops(outcome) == ["Binarize", "BinaryConvThreshold", "BinaryConv", "Abs", "Sub", "Binarize", "BinaryConv"][:4] + ops(outcome)[4:]
+    assert (
+        ops(outcome)
+        == ["Binarize", "BinaryConvThreshold", "BinaryConv", "Abs", "Sub", "Binarize", "BinaryConv"][:4]
+        + ops(outcome)[4:]
+    )
     notes = [note.text for record in outcome.passes for note in record.notes]
     assert any("no threshold of the sum" in text for text in notes)
 

@@ -17,7 +17,9 @@ SEEDED = settings(max_examples=200, derandomize=True, deadline=None, print_blob=
 def geometries(draw, height: int, width: int):
     """Attributes of a convolution or pooling that fits the input."""
     kernel = [draw(st.integers(1, min(4, height))), draw(st.integers(1, min(4, width)))]
-    dilations = [draw(st.integers(1, 2)) if (k - 1) * 2 < size else 1 for k, size in zip(kernel, (height, width), strict=True)]
+    dilations = [
+        draw(st.integers(1, 2)) if (k - 1) * 2 < size else 1 for k, size in zip(kernel, (height, width), strict=True)
+    ]
     pads = [draw(st.integers(0, 2)) for _ in range(4)]
     strides = [draw(st.integers(1, 3)) for _ in range(2)]
     sizes = [
