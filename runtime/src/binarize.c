@@ -38,27 +38,26 @@ static void row_portable(const float *x, size_t width, const rule *rule, uint8_t
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) static void row_avx2(const float *x, size_t width, const rule *rule, uint8_t *bits) {
-    const __m256i sign_bit = _mm256_set1_epi32(INT32_MIN);
+    const __m256i sign_bit = _mm256_set1_epi32(INT32_MIN), positions = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     __m256 threshold = _mm256_set1_ps(rule->threshold[0]);
     __m256i direction = _mm256_set1_epi32(rule->direction[0]);
-    size_t j = 0;
-    for (; j + 8 <= width; j += 8) {
+    for (size_t j = 0; j < width; j += 8) {
+        const size_t count = smaller(width - j, 8);
+        const __m256i present = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), positions);
         if (rule->threshold_step)
-            threshold = _mm256_loadu_ps(rule->threshold + j);
-        if (rule->direction_step)
-            direction = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(rule->direction + j)));
+            threshold = _mm256_maskload_ps(rule->threshold + j, present);
+        if (rule->direction_step) {
+            int8_t directions[8] = {0};
+            memcpy(directions, rule->direction + j, count);
+            direction = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)directions));
+        }
         const __m256 flip = _mm256_castsi256_ps(_mm256_and_si256(direction, sign_bit));
-        const __m256 value = _mm256_xor_ps(_mm256_loadu_ps(x + j), flip), bound = _mm256_xor_ps(threshold, flip);
+        const __m256 value = _mm256_xor_ps(_mm256_maskload_ps(x + j, present), flip);
+        const __m256 bound = _mm256_xor_ps(threshold, flip);
         /* "not less than" is "greater or equal" but for NaN, where it holds. */
         const __m256 signs =
             rule->nan_bit ? _mm256_cmp_ps(value, bound, _CMP_NLT_UQ) : _mm256_cmp_ps(value, bound, _CMP_GE_OQ);
-        bits[j / 8] = (uint8_t)_mm256_movemask_ps(signs);
-    }
-    if (j < width) {
-        struct rule rest = *rule;
-        rest.threshold += j * rule->threshold_step;
-        rest.direction += j * rule->direction_step;
-        row_portable(x + j, width - j, &rest, bits + j / 8);
+        bits[j / 8] = (uint8_t)((uint64_t)_mm256_movemask_ps(signs) & low_bits(count));
     }
 }
 
