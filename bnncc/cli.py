@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from bnncc import __version__
 from bnncc.config import Config, load_config
@@ -55,7 +56,7 @@ def progress_line() -> Iterator[Callable[[str], None] | None]:
         yield None
         return
     with Console(stderr=True).status("") as status:
-        yield lambda text: status.update(text.replace("[", r"\["))
+        yield lambda text: status.update(Text(text))
 
 
 class _Group(click.Group):

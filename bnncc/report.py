@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
@@ -219,11 +220,19 @@ def from_dict(kind: type[_T], values: Any, where: str) -> _T:
     if not isinstance(values, Mapping):
         raise BadInput(f"{where}: not an object")
     arguments = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if field.name not in values:
-            raise BadInput(f"{where}: no key {field.name!r}")
-        arguments[field.name] = values[field.name]
+    for name, hint in get_type_hints(kind).items():
+        if name not in values:
+            raise BadInput(f"{where}: no key {name!r}")
+        if not isinstance(values[name], _json_types(hint)):
+            raise BadInput(f"{where}: {name} is {values[name]!r}")
+        arguments[name] = values[name]
     return kind(**arguments)
+
+
+def _json_types(hint: Any) -> tuple[type, ...]:
+    """Return the types that a parsed JSON value of this annotation may have."""
+    types = tuple(get_origin(item) or item for item in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
+    return (*types, int) if float in types else types
 
 
 def size_text(size: int | None) -> str:
@@ -260,9 +269,8 @@ def percent_text(share: float | None) -> str:
 def table(title: str) -> Table:
     """Return an empty table in the style of all of bnncc's."""
     return Table(
-        title=title,
+        title=Text(title, style="bold"),
         title_justify="left",
-        title_style="bold",
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
@@ -296,10 +304,10 @@ def print_layers(report: Report, console: Console) -> None:
         rows.add_column(column, justify="right", no_wrap=True)
     for layer in report.layers:
         rows.add_row(
-            layer.name,
-            layer.op,
+            Text(layer.name),
+            Text(layer.op),
             Text(layer.status, style=_STATUS_STYLE.get(layer.status, "")),
-            layer.kernel or "-",
+            Text(layer.kernel or "-"),
             count_text(layer.weight_count),
             str(layer.weight_bits),
             count_text(layer.bit_ops_dense or None),
@@ -329,8 +337,8 @@ def _print_item(console: Console, name: str, text: str) -> None:
     line = Table.grid(padding=(0, 1))
     line.add_column(no_wrap=True)
     line.add_column(overflow="fold")
-    line.add_row(" -", text if text.startswith(name) else f"{name}: {text}")
-    console.print(line, markup=False)
+    line.add_row(" -", Text(text if text.startswith(name) else f"{name}: {text}"))
+    console.print(line)
 
 
 def print_passes(report: Report, console: Console) -> None:
@@ -344,7 +352,7 @@ def print_passes(report: Report, console: Console) -> None:
     rows.add_column("notes", justify="right")
     rows.add_column("seconds", justify="right")
     for item in report.passes:
-        rows.add_row(item.name, "yes" if item.changed else "-", str(len(item.notes)), f"{item.seconds:.2f}")
+        rows.add_row(Text(item.name), "yes" if item.changed else "-", str(len(item.notes)), f"{item.seconds:.2f}")
     console.print(rows)
     said = {(layer.name, layer.reason) for layer in report.layers}
     notes = [(item.name, note) for item in report.passes for note in item.notes if (note.node, note.text) not in said]
@@ -395,7 +403,7 @@ def print_verify(report: VerifyReport, console: Console) -> None:
             text = f"{own.near_ties} bits in {own.near_tie_samples} samples, {own.downstream} bits downstream"
             rows.add_row("", f"onnxruntime's own optimizer on the same samples: {text}")
         for name, count in report.flipped_by_tensor.items():
-            rows.add_row("  wrong bits at", f"{name}: {count}")
+            rows.add_row("  wrong bits at", Text(f"{name}: {count}"))
     if report.max_abs_diff is None:
         text = f"every sample has near-ties; {report.max_abs_diff_all:.3g} with them"
     else:
@@ -410,7 +418,7 @@ def print_verify(report: VerifyReport, console: Console) -> None:
             "accuracy", f"{percent_text(report.accuracy.reference)} -> {percent_text(report.accuracy.compiled)}"
         )
     for note in report.notes:
-        rows.add_row("note", note)
+        rows.add_row("note", Text(note))
     console.print(rows, highlight=False)
 
 
@@ -420,9 +428,9 @@ def print_bench(report: BenchReport, console: Console) -> None:
     rows.add_column("model", overflow="fold", max_width=70)
     rows.add_column("median", justify="right")
     rows.add_column("least", justify="right")
-    rows.add_row(report.model, f"{report.median_ms:.3f} ms", f"{report.min_ms:.3f} ms")
+    rows.add_row(Text(report.model), f"{report.median_ms:.3f} ms", f"{report.min_ms:.3f} ms")
     if report.against is not None:
-        rows.add_row(report.against, f"{report.against_median_ms:.3f} ms", f"{report.against_min_ms:.3f} ms")
+        rows.add_row(Text(report.against), f"{report.against_median_ms:.3f} ms", f"{report.against_min_ms:.3f} ms")
     console.print(rows, highlight=False)
     if report.ratio is not None:
         console.print(
@@ -434,6 +442,7 @@ def print_bench(report: BenchReport, console: Console) -> None:
         f"{threads}, batch {report.batch}, {report.repeats} calls each on {report.data}; "
         f"{report.device} ({report.isa}), onnxruntime {report.onnxruntime}",
         highlight=False,
+        markup=False,
     )
 
 

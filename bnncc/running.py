@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from bnncc.benchmark import runnable_file
 from bnncc.config import Config
@@ -146,7 +147,7 @@ def print_run(report: RunReport, console: Console) -> None:
         rows.add_column(column, justify="right")
     for item in report.outputs:
         figures = (f"{x:.4g}" if x is not None else "-" for x in (item.least, item.mean, item.largest))
-        rows.add_row(item.name, item.dtype, str(item.shape), *figures, percent_text(item.accuracy))
+        rows.add_row(Text(item.name), item.dtype, Text(str(item.shape)), *figures, percent_text(item.accuracy))
     console.print(rows, highlight=False)
     for item in report.outputs:
         if item.classes:
