@@ -351,7 +351,7 @@ static void fuzz_pool(tally *tally, random_state *random) {
 
 int main(int argc, char **argv) {
     const long rounds = argc > 1 ? atol(argv[1]) : 10000;
-    random_state random = {.state = argc > 2 ? strtoull(argv[2], NULL, 10) | 1 : 20240502};
+    random_state random = {.state = argc > 2 ? 2 * strtoull(argv[2], NULL, 10) + 1 : 20240502};
     tally tally = {0, 0};
     for (long i = 0; i < rounds; i++)
         switch (random_between(&random, 0, 7)) {

@@ -576,7 +576,7 @@ static void test_pool(tally *tally, random_state *random) {
 
 int main(int argc, char **argv) {
     const long layers = argc > 1 ? atol(argv[1]) : 2000;
-    random_state random = {.state = argc > 2 ? strtoull(argv[2], NULL, 10) | 1 : 20240501};
+    random_state random = {.state = argc > 2 ? 2 * strtoull(argv[2], NULL, 10) + 1 : 20240501};
     tally tally = {0, 0};
     bool supported[ISAS];
     printf("instruction sets:");
