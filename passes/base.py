@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
-
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 

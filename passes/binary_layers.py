@@ -1,7 +1,7 @@
 """Recognising a canonical binary layer: Conv, MatMul or Gemm of +-1 weights over signs.
 
-The signs may pass through ops that only move or select them (MaxPool, Flatten, Reshape, Pad, Identity) on their way from
-the binarizer to the layer.
+The signs may pass through ops that only move or select them (MaxPool, Flatten, Reshape, Pad, Identity) on their way
+from the binarizer to the layer.
 """
 
 from __future__ import annotations

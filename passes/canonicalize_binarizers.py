@@ -1,9 +1,9 @@
 """canonicalize-binarizers: every form of a binarized activation becomes the canonical binarizer.
 
-Exporters write `sign(x)` in many ways: Sign, comparisons with Where or Cast arithmetic, straight-through residue
-(r + (sign(x) - r)), a Clip or Tanh before. All are step functions of one tensor x with one threshold, so the pass
-computes, for each tensor that is such a step, the four values it takes: below, at and above the threshold, and for NaN.
-A step with the values -c and +c is a binarizer, times c.
+Exporters write `sign(x)` in many ways: Sign, comparisons with Where or Cast arithmetic, straight-through residue (r
++ (sign(x) - r)), a Clip or Tanh before. All are step functions of one tensor x with one threshold, so the pass
+computes, for each tensor that is such a step, the four values it takes: below, at and above the threshold, and for
+NaN. A step with the values -c and +c is a binarizer, times c.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ _KEEPS_ZERO = (
 
 
 class CanonicalizeBinarizers:
+    """Canonical binarizers for all forms of binarized activations."""
+
     name = "canonicalize-binarizers"
     requires = ("fold-constants",)
     guarantees = "each binarizer of activations is Where(x >= t, +1, -1), directly on the tensor that it compares"
@@ -163,7 +165,7 @@ def _two_valued(values: np.ndarray) -> bool:
 
 
 def _without_residue(node: gs.Node, steps: dict[int, Step]) -> Step | None:
-    """r + (s - r), (s - r) + r and (s + r) - r with a step s: s, up to the rounding of the residue."""
+    """Undo r + (s - r), (s - r) + r and (s + r) - r with a step s: s, up to the rounding of the residue."""
     if node.op == "Add":
         for outer, inner in (node.inputs, reversed(node.inputs)):
             difference = g.producer(inner)

@@ -1,8 +1,9 @@
-"""canonicalize-weights: a layer of binary weights over signs becomes a layer of +-1 weights, its scales and bias after it.
+"""canonicalize-weights: binary weights over signs become +-1 weights, with their scales and bias behind the layer.
 
 A filter is binary where its weights take two values: -c and +c, or any alpha and beta (DAB-Net):
     w = (alpha - beta) / 2 * sign + (alpha + beta) / 2
-so that w . a = (alpha - beta) / 2 * (sign . a) + (alpha + beta) / 2 * sum(a), where sum(a) is one filter of ones, shared.
+so that w . a = (alpha - beta) / 2 * (sign . a) + (alpha + beta) / 2 * sum(a); sum(a) is one filter of ones, shared by
+all.
 Scales that the activations carry move behind the layer as well. Values that differ from c by rounding only (exporters
 evaluate straight-through residue in float32) count as c.
 """
@@ -59,6 +60,8 @@ def factor(weights: np.ndarray) -> BinaryWeights | str:
 
 
 class CanonicalizeWeights:
+    """+-1 weights for all forms of binary weights, and a verdict on every layer."""
+
     name = "canonicalize-weights"
     requires = ("canonicalize-binarizers",)
     guarantees = "each binary layer is a Conv or MatMul of +-1 weights without bias, on signs without a scale"
@@ -133,7 +136,7 @@ def _pad_value(pad: gs.Node) -> np.float32 | None:
 
 
 def _gemm_bias(node: gs.Node) -> np.ndarray | None:
-    """beta * C as float32 [1] or [M], where C is constant and the same for all rows."""
+    """Return beta * C as float32 [1] or [M], where C is constant and the same for all rows."""
     values = g.channel_vector(node.inputs[2], 2)
     if values is None or values.dtype != np.float32:
         return None

@@ -1,7 +1,8 @@
 """Evaluating what lies between a layer and a binarizer, with the arithmetic of the original.
 
-A chain is a list of nodes that each map one tensor, element by element, with constants that are equal along a channel
-(axis 1). onnxruntime itself evaluates it, unoptimized, on the values asked for: thresholds found so fall as they did.
+A chain is a list of nodes that each map one tensor, element by element, with constants that are equal along a
+channel (axis 1). onnxruntime itself evaluates it, unoptimized, on the values asked for: thresholds found so fall as
+they did.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _CHUNK = 1 << 21  # float32 values evaluated at a time
 
 
 def is_training_batchnorm(node: gs.Node) -> bool:
+    """Whether a BatchNormalization updates statistics: then it does not compute a fixed function."""
     return bool(node.attrs.get("training_mode", 0)) or len([t for t in node.outputs if t.name]) > 1
 
 

@@ -18,6 +18,8 @@ from bnncc.passes.base import LAYER_OPS, Context, PassResult
 
 
 class FoldBatchNorm:
+    """Batch-norm folded into the float layer before or after it."""
+
     name = "fold-batchnorm"
     requires = ("thresholds",)
     guarantees = "no BatchNormalization in inference mode is left next to a float layer that could hold it"

@@ -1,7 +1,7 @@
 """fold-constants: what is computed from constants alone becomes a constant.
 
-Weights often arrive as expressions: Sign or Where on latent weights, Cast of int8, alpha * sign(W), Transpose. The folding
-itself is onnx-graphsurgeon's, which evaluates with onnxruntime.
+Weights often arrive as expressions: Sign or Where on latent weights, Cast of int8, alpha * sign(W), Transpose. The
+folding itself is onnx-graphsurgeon's, which evaluates with onnxruntime.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from bnncc.passes.base import Context, PassResult
 
 
 class FoldConstants:
+    """Constant expressions evaluated, shapes inferred."""
+
     name = "fold-constants"
     requires = ()
     guarantees = "weights, thresholds and reshape targets are constants; shapes are known where they are static"

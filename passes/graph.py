@@ -20,6 +20,7 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
 
 
 def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether the tensor is one of the graph's outputs."""
     return any(output is tensor for output in graph.outputs)
 
 
@@ -29,6 +30,7 @@ def has_one_use(graph: gs.Graph, tensor: gs.Tensor) -> bool:
 
 
 def rank(tensor: gs.Tensor) -> int | None:
+    """Number of axes, where it is known."""
     return None if tensor.shape is None else len(tensor.shape)
 
 

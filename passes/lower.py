@@ -1,8 +1,8 @@
 """lower: canonical binary layers become custom ops that pass packed signs to one another.
 
-Signs stay packed from a binarizer through pooling to every binary layer that reads them. A binarizer that compares the
-dot product of a binary layer with integers is that layer's epilogue; one on a float tensor becomes Binarize. What still
-needs the signs as floats reads them through UnpackSigns, and a layer that needs to give both gives both.
+Signs stay packed from a binarizer through pooling to every binary layer that reads them. A binarizer that compares
+the dot product of a binary layer with integers is that layer's epilogue; one on a float tensor becomes Binarize.
+What still needs the signs as floats reads them through UnpackSigns, and a layer that needs to give both gives both.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Layer:
 
 @dataclass
 class _Packing:
-    """Tensors of signs that exist packed, by the identity of the float tensor, and the binary layers by their output."""
+    """Tensors of signs that exist packed and the planned layers, each by the identity of the float tensor they give."""
 
     packed: dict[int, gs.Variable] = field(default_factory=dict)
     tensors: dict[int, gs.Variable] = field(default_factory=dict)
@@ -58,6 +58,8 @@ class _Packing:
 
 
 class Lower:
+    """Custom ops for canonical binary layers and for what lies between them."""
+
     name = "lower"
     requires = ("thresholds",)
     guarantees = "binary layers are ops of the domain bnncc on packed signs"
@@ -97,7 +99,7 @@ def _demote(context: Context, packing: _Packing) -> None:
             record.reason = "weights are binary, but its activations are Sign of values that can be exactly 0"
 
 
-# ---- Packed signs ---------------------------------------------------------------------------------------------------
+# ---- Packed signs ------------------------------------------------------------------------------------------
 
 
 def _width(tensor: gs.Tensor) -> int:
@@ -214,7 +216,7 @@ def _pads(node: gs.Node, source: gs.Tensor, kernel: list[int]) -> list[int]:
     return begins + ends
 
 
-# ---- Layers -----------------------------------------------------------------------------------------------------------
+# ---- Layers ------------------------------------------------------------------------------------------------
 
 
 def _plan(graph: gs.Graph, node: gs.Node, packing: _Packing) -> _Layer:
@@ -236,7 +238,7 @@ def _plan(graph: gs.Graph, node: gs.Node, packing: _Packing) -> _Layer:
 
 
 def _before_reshapes(tensor: gs.Tensor) -> tuple[gs.Tensor, list[gs.Tensor]]:
-    """The tensor before the reshapes that end a sign path, and those after it: the linear kernels flatten themselves."""
+    """The tensor before the reshapes that end a sign path, and those after it: linear kernels flatten by themselves."""
     passed = []
     node = g.producer(tensor)
     while node is not None and node.op in bl.MOVING:
@@ -424,7 +426,7 @@ def _batchnorm(node: gs.Node, dtype: type) -> tuple[np.ndarray, np.ndarray]:
     return scale, beta - mean * scale
 
 
-# ---- What reads signs as floats ------------------------------------------------------------------------------------------
+# ---- What reads signs as floats ----------------------------------------------------------------------------
 
 
 def _unpack_for_the_rest(graph: gs.Graph, packing: _Packing) -> None:

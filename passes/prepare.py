@@ -1,8 +1,8 @@
 """The reference model: the user's model made runnable by plain onnxruntime and nameable, its arithmetic untouched.
 
-Foreign quantizers become standard ops, the default opset is raised to what the function bodies need, initializers that
-old exporters list among the graph inputs are constants, and every node has a unique name. Compilation starts from this
-model and verification compares with it.
+Foreign quantizers become standard ops, the default opset is raised to what the function bodies need, initializers
+that old exporters list among the graph inputs are constants, and every node has a unique name. Compilation starts
+from this model and verification compares with it.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
     layer -> BN -> max-pool -> binarize      becomes      layer -> compare with a threshold -> max-pool of signs
 
-The dot product of a binary layer is an integer in [-K, K], so evaluating the original float arithmetic at each gives the
-bit for each, and with it the integer threshold per channel; ties fall as they did. Behind a float layer the threshold is
-a float32, found by bisection over all floats; the ops between must be monotone in float arithmetic.
+The dot product of a binary layer is an integer in [-K, K], so evaluating the original float arithmetic at each
+gives the bit for each, and with it the integer threshold per channel; ties fall as they did. Behind a float layer
+the threshold is a float32, found by bisection over all floats; the ops between must be monotone in float
+arithmetic.
 
-Max-pooling commutes: with f before the pool and g between pool and binarizer, the bit is the maximum of the bits
-of g(f(.)) where g rises and their minimum where it falls.
+Max-pooling commutes: with f before the pool and g between pool and binarizer, the bit is the maximum of the bits of
+g(f(.)) where g rises and their minimum where it falls.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class _Unsuitable(Exception):
 
 
 class Thresholds:
+    """Binarizers moved to the layer that feeds them, as thresholds."""
+
     name = "thresholds"
     requires = ("canonicalize-weights",)
     guarantees = "a binarizer behind a binary layer compares its integer dot product with one integer per channel"
@@ -97,7 +100,7 @@ def _same(a: binarizers.Comparison, b: binarizers.Comparison) -> bool:
     )
 
 
-# ---- Walking back from the binarizer --------------------------------------------------------------------------------
+# ---- Walking back from the binarizer -----------------------------------------------------------------------
 
 
 def _integer_chain(comparison: binarizers.Comparison) -> _Chain | None:
@@ -163,7 +166,7 @@ def _float_chain(graph: gs.Graph, comparison: binarizers.Comparison) -> _Chain |
     return _Chain(tensor, nodes[::-1])
 
 
-# ---- Thresholds -----------------------------------------------------------------------------------------------------
+# ---- Thresholds --------------------------------------------------------------------------------------------
 
 
 def _bits(comparison: binarizers.Comparison, values: np.ndarray) -> np.ndarray:
@@ -242,7 +245,7 @@ def _restore_sign(graph: gs.Graph, where: gs.Node, context: Context) -> None:
     g.tidy(graph)
 
 
-# ---- Rebuilding -----------------------------------------------------------------------------------------------------
+# ---- Rebuilding --------------------------------------------------------------------------------------------
 
 
 def _rebuild(

@@ -1,11 +1,11 @@
 """What each custom op computes, written in standard ONNX ops: the bodies that every compiled file carries.
 
-onnxruntime prefers the library's kernel where the library is registered and runs the body where it is not, so a compiled
-file runs anywhere. The bodies are also the definition that the kernels are tested against.
+onnxruntime prefers the library's kernel where the library is registered and runs the body where it is not, so a
+compiled file runs anywhere. The bodies are also the definition that the kernels are tested against.
 
-Packed signs: a +-1 tensor [..., L] is uint8 [..., ceil(L / 8)], bits along the last axis, little-endian, 1 for +1. The
-bodies use ops and types that onnxruntime's CPU provider has from opset 13 on; `+-1` sums are exact in float32 because
-the runtime admits at most 2**24 terms.
+Packed signs: a +-1 tensor [..., L] is uint8 [..., ceil(L / 8)], bits along the last axis, little-endian, 1 for +1.
+The bodies use ops and types that onnxruntime's CPU provider has from opset 13 on; `+-1` sums are exact in float32
+because the runtime admits at most 2**24 terms.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def feed(seed: int = 1, shape=(3, 6, 8, 8)) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
 
 
-# ---- Binarized activations ------------------------------------------------------------------------------------------
+# ---- Binarized activations ---------------------------------------------------------------------------------
 
 
 def sign(n: Network, x: str) -> str:
@@ -165,7 +165,7 @@ def test_bipolar_quant_on_activations_and_weights(domain):
     assert statuses(outcome) == ["binary"]
 
 
-# ---- Binary weights -----------------------------------------------------------------------------------------------------
+# ---- Binary weights ----------------------------------------------------------------------------------------
 
 
 def plus_minus_one(n, m, c):
@@ -275,7 +275,7 @@ def test_reshape_computed_from_the_shape():
     assert statuses(outcome) == ["binary", "binary"]
 
 
-# ---- Around the layers ----------------------------------------------------------------------------------------------------
+# ---- Around the layers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [1.0, -1.0, 0.0])
@@ -415,7 +415,7 @@ def test_zero_channel_of_a_folded_batchnorm():
     assert statuses(compile_and_compare(n.model(y), feed())) == ["binary"]
 
 
-# ---- Refusals: the layer stays float and the report says why -------------------------------------------------------------
+# ---- Refusals: the layer stays float and the report says why -----------------------------------------------
 
 
 def refused(n: Network, y: str, text: str, status: str = "float", feeds=None):

@@ -1,6 +1,7 @@
 """Random networks of binary layers against onnxruntime on the original, unoptimized: no bit may flip.
 
-Hypothesis draws the structure, so that a failure shrinks to a small network; weights come from a seed that it draws too.
+Hypothesis draws the structure, so that a failure shrinks to a small network; weights come from a seed that it draws
+too.
 """
 
 from __future__ import annotations
