@@ -89,6 +89,26 @@ def model_inputs(
     return Signature(tuple(inputs), batched, next(iter(firsts)) if batched else None)
 
 
+def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, list[int]], name: str) -> onnx.ModelProto:
+    """Return a copy whose inputs have these sizes where they were dynamic; the model itself if there is nothing to fix.
+
+    Raises BadInput as `model_inputs` does.
+    """
+    if not shapes:
+        return model
+    fixed = {item.name: item.shape for item in model_inputs(model, shapes, name).inputs}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims, fixed.get(value.name, ()), strict=False):
+            if size is not None:
+                dim.dim_value = size
+    # Shapes noted for inner tensors may name the dimensions that were dynamic.
+    del copy.graph.value_info[:]
+    return copy
+
+
 class Samples(abc.ABC):
     """Inputs for some samples, cut into batches; or one whole input if the model has no batch axis.
 

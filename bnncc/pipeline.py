@@ -16,6 +16,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from bnncc import __version__
 from bnncc.benchmark import bench_models
 from bnncc.config import Config
+from bnncc.data import with_input_shapes
 from bnncc.errors import BadInput, GateFailed
 from bnncc.gates import bench_gates, failures, layer_gates, verify_gates
 from bnncc.model_io import (
@@ -159,8 +160,9 @@ def _run_passes(
 def _run_quietly(
     loaded: LoadedModel, config: Config, say: Progress, dump: Callable[[str, onnx.ModelProto], None] | None
 ) -> Outcome:
+    model = with_input_shapes(loaded.proto, config.input_shapes, str(loaded.path))
     try:
-        return run_passes(loaded.proto, config, progress=say, dump=dump)
+        return run_passes(model, config, progress=say, dump=dump)
     except BadInput as error:
         raise BadInput(f"{loaded.path}: {error}") from error
 

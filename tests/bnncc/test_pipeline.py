@@ -129,6 +129,27 @@ def test_switches(cnn):
     ]
 
 
+def test_input_shapes_make_layers_binary(cnn, tmp_path):
+    model = onnx.load(cnn)
+    for axis, name in ((2, "H"), (3, "W")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    path, out = tmp_path / "dynamic.onnx", tmp_path / "out.onnx"
+    onnx.save(model, path)
+    report = bnncc.compile(path).report
+    assert not any(layer.status == "binary" for layer in report.layers)
+    assert any("input shape" in layer.reason for layer in report.layers)
+    fixed = Config(input_shapes={"image": [-1, 3, 12, 8]})
+    report = bnncc.compile(path, output=out, config=fixed).report
+    assert [layer.status for layer in report.layers] == ["float", "binary", "binary", "float"]
+    assert report.verify.flipped_bits == 0
+    session = bnncc.InferenceSession(out)
+    assert session.get_inputs()[0].shape == ["N", 3, 12, 8]
+    # The original stays dynamic; both are compared at the size that the compiled one has.
+    assert bnncc.verify(path, out).flipped_bits == 0
+    with pytest.raises(BadInput, match="input_shapes says 4"):
+        bnncc.compile(path, config=Config(input_shapes={"image": [-1, 4, 8, 8]}))
+
+
 def test_dump_passes(cnn, tmp_path):
     report = bnncc.compile(cnn, dump_passes=tmp_path / "dump").report
     files = sorted(os.listdir(tmp_path / "dump"))
