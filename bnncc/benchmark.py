@@ -19,7 +19,7 @@ from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, st
 from bnncc.report import BenchReport
 from bnncc.runtime import selected_isa
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
-from bnncc.verification import as_reference, common_signature
+from bnncc.verification import as_reference, common_signature, runnable_file
 
 _WARM_UP_CALLS = 3
 _FEWEST_CALLS = 10
@@ -82,16 +82,6 @@ def bench_models(
 
 def _runnable(model: LoadedModel) -> onnx.ModelProto:
     return model.proto if model.is_compiled else as_reference(model.proto, str(model.path))
-
-
-def runnable_file(model: LoadedModel, folder: Path) -> Path:
-    """Return the model's own file, or where onnxruntime lacks its ops, one of the reference model."""
-    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {function.domain for function in model.proto.functions}
-    if model.is_compiled or {node.domain for node in model.proto.graph.node} <= known:
-        return model.path
-    file = folder / f"{len(list(folder.iterdir()))}.onnx"
-    write_model(as_reference(model.proto, str(model.path)), file)
-    return file
 
 
 def _time(

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import checker, external_data_helper, helper
 
 from bnncc.errors import BadInput
@@ -104,6 +105,8 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     path = Path(path)
     content = _read_file(path)
     proto = _parse(path, content)
+    if not _is_text(proto):
+        raise BadInput(f"{path}: a name in it is not text; the file is damaged")
     _check_opsets(path, proto)
     _check_domains(path, proto)
     external_files = _load_external_data(path, proto)
@@ -151,6 +154,17 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     if not proto.opset_import:
         raise BadInput(f"{path}: the file names no opset; it is truncated or not a whole model")
     return proto
+
+
+def _is_text(message: Message) -> bool:
+    """Return whether every string in a message is text: protobuf hands over what is not UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
+            continue
+        for item in (value,) if isinstance(value, (str, bytes, Message)) else value:
+            if not (isinstance(item, str) if field.type == FieldDescriptor.TYPE_STRING else _is_text(item)):
+                return False
+    return True
 
 
 def _looks_truncated(content: bytes) -> bool:
@@ -228,17 +242,22 @@ def _check_domains(path: Path, proto: onnx.ModelProto) -> None:
             )
 
 
-def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    for tensor in external_data_helper._get_all_tensors(proto):
-        if external_data_helper.uses_external_data(tensor):
-            yield tensor
+def _external_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a graph, and of the graphs inside it, whose values lie in another file."""
+    tensors = list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _external_tensors(inner)
+    yield from (tensor for tensor in tensors if external_data_helper.uses_external_data(tensor))
 
 
 def _load_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
     """Read external tensors into the model; return the files they lie in, sorted by name."""
     folder = path.resolve().parent
     files: set[Path] = set()
-    for tensor in _external_tensors(proto):
+    for tensor in _external_tensors(proto.graph):
         where = f"{path}: weights of {tensor.name!r}"
         info = {entry.key: entry.value for entry in tensor.external_data}
         location = info.get("location", "")

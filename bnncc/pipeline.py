@@ -32,7 +32,8 @@ from bnncc.model_io import (
 )
 from bnncc.passes.pipeline import Outcome, run_passes
 from bnncc.report import Report, SizeReport, layer_reports, pass_reports
-from bnncc.verification import SIGN_TENSORS_KEY, compare, sign_tensors_to_json
+from bnncc.session import UNOPTIMIZED, InferenceSession, session_options
+from bnncc.verification import SIGN_TENSORS_KEY, compare, runnable_file, sign_tensors_to_json
 
 Progress = Callable[[str], None]
 
@@ -160,11 +161,22 @@ def _run_passes(
 def _run_quietly(
     loaded: LoadedModel, config: Config, say: Progress, dump: Callable[[str, onnx.ModelProto], None] | None
 ) -> Outcome:
+    _check_loads(loaded)
     model = with_input_shapes(loaded.proto, config.input_shapes, str(loaded.path))
     try:
         return run_passes(model, config, progress=say, dump=dump)
     except BadInput as error:
         raise BadInput(f"{loaded.path}: {error}") from error
+
+
+def _check_loads(loaded: LoadedModel) -> None:
+    """Refuse what onnxruntime refuses before the passes see it: they rely on shapes and types that fit together."""
+    with staging_folder(None) as folder:
+        file = runnable_file(loaded, folder)
+        try:
+            InferenceSession(file, options=session_options(UNOPTIMIZED), library=False)
+        except BadInput as error:
+            raise BadInput(str(error).replace(str(file), str(loaded.path))) from error
 
 
 def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | None) -> Report:

@@ -12,7 +12,6 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from bnncc.benchmark import runnable_file
 from bnncc.config import Config
 from bnncc.data import Feeds, load_samples, model_inputs
 from bnncc.errors import BadInput
@@ -26,6 +25,7 @@ from bnncc.model_io import (
 )
 from bnncc.report import percent_text, table
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
+from bnncc.verification import runnable_file
 
 _BATCH = 32
 _CLASSES_SHOWN = 12

@@ -33,7 +33,7 @@ import onnxruntime
 from bnncc.config import Config
 from bnncc.data import Feeds, RandomSamples, Samples, Signature, guesses_sizes, load_samples, model_inputs
 from bnncc.errors import BadInput, BnnccError
-from bnncc.model_io import load_model, one_line, runtime_errors, walk_nodes, write_model
+from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, walk_nodes, write_model
 from bnncc.passes.prepare import reference_model
 from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport
 from bnncc.session import OPTIMIZED, UNOPTIMIZED, InferenceSession, session_options
@@ -155,6 +155,16 @@ def as_reference(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         return reference_model(model)
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from error
+
+
+def runnable_file(model: LoadedModel, folder: Path) -> Path:
+    """Return the model's own file, or where onnxruntime lacks its ops, one of the reference model."""
+    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {function.domain for function in model.proto.functions}
+    if model.is_compiled or {node.domain for node in model.proto.graph.node} <= known:
+        return model.path
+    file = folder / f"{len(list(folder.iterdir()))}.onnx"
+    write_model(as_reference(model.proto, str(model.path)), file)
+    return file
 
 
 def compare(
