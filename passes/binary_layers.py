@@ -1,6 +1,6 @@
 """Recognising a canonical binary layer: Conv, MatMul or Gemm of +-1 weights over signs.
 
-The signs may pass through ops that only move or select them (MaxPool, Flatten, Reshape, Pad, Identity) on their way
+The signs may pass through ops that only move or select them (MaxPool, Flatten, Reshape, Pad) on their way
 from the binarizer to the layer.
 """
 
@@ -16,8 +16,6 @@ from bnncc.passes import graph as g
 
 # Ops that rearrange elements.
 RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
-# Ops that leave every element as it is.
-MOVING = ("Identity", "Dropout", *RESHAPING)
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def sign_path(tensor: gs.Tensor) -> SignPath | None:
             if factor.dtype != np.float32 or not factor > 0:
                 return None
             scale = np.float32(scale * factor)
-        elif node.op in MOVING or node.op in ("MaxPool", "Pad"):
+        elif node.op in (*RESHAPING, "MaxPool", "Pad"):
             source = node.inputs[0]
             nodes.append(node)
         else:

@@ -61,13 +61,12 @@ _ELEMENTWISE = {
     "Not": np.logical_not,
     "And": np.logical_and,
     "Or": np.logical_or,
-    "Identity": lambda x: x,
     "Sign": np.sign,
     "Where": np.where,
 }
 # Ops whose output is exactly 0 wherever their input is, or that only move values.
 _KEEPS_ZERO = (
-    "Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "Mul", "Neg", "Div",
+    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "Mul", "Neg", "Div",
     "Concat", "Slice", "Gather", "Split", "Expand", "Tile", "Tanh", "LeakyRelu", "PRelu", "Cast",
 )  # fmt: skip
 
@@ -76,7 +75,7 @@ class CanonicalizeBinarizers:
     """Canonical binarizers for all forms of binarized activations."""
 
     name = "canonicalize-binarizers"
-    requires = ("fold-constants",)
+    requires = ("simplify",)
     guarantees = "each binarizer of activations is Where(x >= t, +1, -1), directly on the tensor that it compares"
 
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
@@ -260,6 +259,8 @@ def _canonicalize(graph: gs.Graph, tensor: gs.Tensor, step: Step, context: Conte
         factor = gs.Constant(g.fresh_name(graph, f"{tensor.name}_scale"), np.array(scale, np.float32))
         g.add_node(graph, "Mul", [signs, factor], tensor)
     context.binarizers[signs.name] = record
+    if step.from_sign and g.producer(step.source) is None:
+        result.note(node.name, "exact zeros of the input count as +1 (Sign gives 0)")
     return True
 
 

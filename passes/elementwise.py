@@ -18,12 +18,12 @@ from bnncc.passes import graph as g
 
 # Ops of one tensor and constants. Whether the chain is monotone is found by evaluation where the inputs are integers.
 UNARY = (
-    "Identity", "Dropout", "Neg", "Abs", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh",
+    "Neg", "Abs", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh",
     "Softplus", "Softsign", "HardSwish", "Erf", "Exp", "Sqrt", "Floor", "Ceil", "Round", "Sign",
 )  # fmt: skip
 BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow")
 # Nondecreasing or nonincreasing per channel also in float arithmetic: a rounded monotone function is monotone.
-MONOTONE = ("Identity", "Dropout", "Neg", "Relu", "Add", "Sub", "Mul", "Clip", "BatchNormalization", "Max", "Min")
+MONOTONE = ("Neg", "Relu", "Add", "Sub", "Mul", "Clip", "BatchNormalization", "Max", "Min")
 
 _CHUNK = 1 << 21  # float32 values evaluated at a time
 

@@ -117,8 +117,6 @@ def _packed(graph: gs.Graph, tensor: gs.Variable, packing: _Packing) -> gs.Varia
     comparison = binarizers.match(tensor)
     if comparison is not None:
         packed = _packed_binarizer(graph, tensor, comparison, packing)
-    elif node.op in ("Identity", "Dropout"):
-        packed = _packed(graph, node.inputs[0], packing)
     elif node.op in ("MaxPool", "Mul"):
         packed = _packed_pool(graph, tensor, node, packing)
     else:
@@ -241,7 +239,7 @@ def _before_reshapes(tensor: gs.Tensor) -> tuple[gs.Tensor, list[gs.Tensor]]:
     """The tensor before the reshapes that end a sign path, and those after it: linear kernels flatten by themselves."""
     passed = []
     node = g.producer(tensor)
-    while node is not None and node.op in bl.MOVING:
+    while node is not None and node.op in bl.RESHAPING:
         passed.append(tensor)
         tensor = node.inputs[0]
         node = g.producer(tensor)
@@ -250,12 +248,11 @@ def _before_reshapes(tensor: gs.Tensor) -> tuple[gs.Tensor, list[gs.Tensor]]:
 
 def _conv_geometry(node: gs.Node, weights: np.ndarray) -> _Geometry:
     source, explicit, value = node.inputs[0], np.zeros(4, np.int64), None
-    while (pad := g.producer(source)) is not None and pad.op in ("Pad", "Identity", "Dropout"):
-        if pad.op == "Pad":
-            amounts, pad_value = _explicit_pad(pad)
-            if value is not None and pad_value != value:
-                raise _Unsuitable(f"Pad '{pad.name}' and the padding after it have different values")
-            explicit, value = explicit + amounts, pad_value
+    while (pad := g.producer(source)) is not None and pad.op == "Pad":
+        amounts, pad_value = _explicit_pad(pad)
+        if value is not None and pad_value != value:
+            raise _Unsuitable(f"Pad '{pad.name}' and the padding after it have different values")
+        explicit, value = explicit + amounts, pad_value
         source = pad.inputs[0]
     inner = np.asarray(_pads(node, node.inputs[0], list(weights.shape[2:])))
     if (inner < 0).any() or (explicit < 0).any():

@@ -16,9 +16,9 @@ from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, Note, Pass, SignT
 from bnncc.passes.canonicalize_binarizers import CanonicalizeBinarizers
 from bnncc.passes.canonicalize_weights import CanonicalizeWeights
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
-from bnncc.passes.fold_constants import FoldConstants
 from bnncc.passes.lower import Lower
 from bnncc.passes.prepare import default_opset, reference_model
+from bnncc.passes.simplify import Simplify
 from bnncc.passes.thresholds import Thresholds
 from bnncc.runtime.functions import DOMAIN, VERSION, functions_for
 
@@ -46,7 +46,7 @@ class Outcome:
 
 def passes_for(config: Any) -> list[Pass]:
     """The passes that a config asks for, in order."""
-    passes: list[Pass] = [FoldConstants(), CanonicalizeBinarizers(), CanonicalizeWeights(), Thresholds()]
+    passes: list[Pass] = [Simplify(), CanonicalizeBinarizers(), CanonicalizeWeights(), Thresholds()]
     if config.fold_batchnorm:
         passes.append(FoldBatchNorm())
     if config.lower:
@@ -74,18 +74,18 @@ def _run(
     progress: Callable[[str], None] | None,
     dump: Callable[[str, onnx.ModelProto], None] | None,
 ) -> Outcome:
-    reference = reference_model(model)
-    opset = default_opset(reference)
-    context = Context(config=config, opset=opset)
+    start = time.perf_counter()
+    reference, changes = reference_model(model)
+    records = [PassRecord("prepare", bool(changes), changes, time.perf_counter() - start)]
+    context = Context(config=config, opset=default_opset(reference))
     graph = gs.import_onnx(reference)
-    records: list[PassRecord] = []
     for step in passes_for(config):
         if progress is not None:
             progress(step.name)
         start = time.perf_counter()
         result = step.apply(graph, context)
         records.append(PassRecord(step.name, result.changed, result.notes, time.perf_counter() - start))
-        if isinstance(step, FoldConstants):
+        if isinstance(step, Simplify):
             context.layers = _layers(graph, [node.name for node in reference.graph.node])
         if dump is not None:
             dump(step.name, _export(graph, reference))
@@ -99,6 +99,8 @@ def _export(graph: gs.Graph, reference: onnx.ModelProto) -> onnx.ModelProto:
     """The graph as a model that carries the functions its custom ops need."""
     model = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = reference.ir_version
+    model.doc_string = reference.doc_string
+    model.metadata_props.extend(reference.metadata_props)
     model.functions.extend(functions_for(model.graph, default_opset(reference)))
     if any(node.domain == DOMAIN for node in model.graph.node):
         imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]

@@ -11,9 +11,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import helper, numpy_helper, version_converter
 
 from bnncc.errors import BadInput
+from bnncc.passes.base import Note
 from bnncc.runtime.functions import DOMAIN, MIN_OPSET
 
 # BipolarQuant(x, scale) is +scale where x >= 0, else -scale, in each of these (QONNX, Brevitas, FINN).
@@ -31,33 +33,43 @@ def default_opset(model: onnx.ModelProto) -> int:
     raise BadInput("the model imports no version of the standard operator set")
 
 
-def reference_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model as described above.
+def reference_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Note]]:
+    """A copy of the model as described above, and what had to be changed.
 
     Raises BadInput for ops of unknown domains, a file that is compiled already, and opsets that cannot be converted.
     """
     if any(node.domain == DOMAIN for node in model.graph.node):
         raise BadInput("the model is compiled already: it holds ops of the domain 'bnncc'")
-    reference = onnx.ModelProto()
-    reference.CopyFrom(model)
+    notes: list[Note] = []
+    if model.functions:
+        reference = onnx.inliner.inline_local_functions(model)
+        notes.append(Note("", f"{len(model.functions)} functions of the model inlined"))
+    else:
+        reference = onnx.ModelProto()
+        reference.CopyFrom(model)
     _check_domains(reference)
     _name_nodes(reference.graph)
-    _rewrite_bipolar_quant(reference.graph, default_opset(reference))
+    _constants_as_tensors(reference.graph)
+    opset = default_opset(reference)
+    quantizers = _rewrite_bipolar_quant(reference.graph, opset)
+    if quantizers:
+        notes.append(Note("", f"{quantizers} BipolarQuant written as Where"))
     for domain in QUANTIZER_DOMAINS:
         _drop_opset_import(reference, domain)
-    if default_opset(reference) < MIN_OPSET:
+    if opset < MIN_OPSET:
         reference = _raise_opset(reference)
         _name_nodes(reference.graph)
-    _drop_initializer_inputs(reference)
-    return reference
+        notes.append(Note("", f"opset {opset} raised to {MIN_OPSET}"))
+    dropped = _drop_initializer_inputs(reference)
+    if dropped:
+        notes.append(Note("", f"{dropped} graph inputs that have initializers are constants now"))
+    return reference, notes
 
 
 def _check_domains(model: onnx.ModelProto) -> None:
-    local = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
-        known = node.domain in KNOWN_DOMAINS or (node.domain, node.op_type) in local
         quantizer = node.domain in QUANTIZER_DOMAINS and node.op_type == "BipolarQuant"
-        if not known and not quantizer:
+        if node.domain not in KNOWN_DOMAINS and not quantizer:
             raise BadInput(
                 f"node '{node.name or node.output[0]}': op {node.op_type} of the domain '{node.domain}' is not known"
             )
@@ -81,14 +93,26 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         taken.add(name)
 
 
-def _rewrite_bipolar_quant(graph: onnx.GraphProto, opset: int) -> None:
-    """BipolarQuant(x, scale) as Where(x >= 0, scale, -scale)."""
+def _constants_as_tensors(graph: onnx.GraphProto) -> None:
+    """Constant with value_float(s) or value_int(s) as Constant with a tensor; onnx-graphsurgeon reads others as doubles."""
+    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    for node in graph.node:
+        attribute = node.attribute[0] if node.op_type == "Constant" and node.attribute else None
+        if attribute is not None and attribute.name in dtypes:
+            values = np.array(helper.get_attribute_value(attribute), dtypes[attribute.name])
+            tensor = numpy_helper.from_array(values, node.output[0])
+            attribute.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _rewrite_bipolar_quant(graph: onnx.GraphProto, opset: int) -> int:
+    """BipolarQuant(x, scale) as Where(x >= 0, scale, -scale); returns how many there were."""
     nodes = list(graph.node)
-    if not any(node.domain in QUANTIZER_DOMAINS for node in nodes):
-        return
-    del graph.node[:]
-    for node in nodes:
-        graph.node.extend(_bipolar_quant(node, opset) if node.domain in QUANTIZER_DOMAINS else [node])
+    count = sum(node.domain in QUANTIZER_DOMAINS for node in nodes)
+    if count:
+        del graph.node[:]
+        for node in nodes:
+            graph.node.extend(_bipolar_quant(node, opset) if node.domain in QUANTIZER_DOMAINS else [node])
+    return count
 
 
 def _bipolar_quant(node: onnx.NodeProto, opset: int) -> Iterable[onnx.NodeProto]:
@@ -121,10 +145,12 @@ def _raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         raise BadInput(f"opset {opset} cannot be converted to {MIN_OPSET}: {str(error).splitlines()[0]}") from error
 
 
-def _drop_initializer_inputs(model: onnx.ModelProto) -> None:
-    """Initializers are constants: compiling bakes them in, so they stop being overridable inputs."""
+def _drop_initializer_inputs(model: onnx.ModelProto) -> int:
+    """Initializers are constants: compiling bakes them in, so they stop being overridable inputs. Returns how many."""
     initializers = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in initializers]
+    dropped = len(model.graph.input) - len(kept)
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, 8)
+    return dropped
