@@ -13,13 +13,13 @@ import onnx
 import onnxruntime
 
 from bnncc.config import Config
-from bnncc.data import Feeds, RandomSamples, Signature, load_samples, model_inputs
+from bnncc.data import Feeds, RandomSamples, Signature, common_signature, load_samples, model_inputs
 from bnncc.errors import BadInput
 from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, staging_folder, write_model
+from bnncc.reference import as_reference, runnable_file
 from bnncc.report import BenchReport
 from bnncc.runtime import selected_isa
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
-from bnncc.verification import as_reference, common_signature, runnable_file
 
 _WARM_UP_CALLS = 3
 _FEWEST_CALLS = 10

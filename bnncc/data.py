@@ -109,6 +109,31 @@ def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, list[int]], n
     return copy
 
 
+def common_signature(
+    first: onnx.ModelProto, second: onnx.ModelProto, shapes: dict[str, list[int]], names: tuple[str, str]
+) -> Signature:
+    """Return inputs that both models take. Raises BadInput where they take different ones."""
+    one, two = model_inputs(first, shapes, names[0]), model_inputs(second, shapes, names[1])
+    others = {item.name: item for item in two.inputs}
+    if {item.name for item in one.inputs} != set(others):
+        ours, theirs = ([item.name for item in side.inputs] for side in (one, two))
+        raise BadInput(f"{names[1]}: inputs {theirs} are not those of {names[0]}: {ours}")
+    inputs = []
+    for item in one.inputs:
+        other = others[item.name]
+        shape = []
+        fits = item.dtype == other.dtype and len(item.shape) == len(other.shape)
+        for size, other_size in zip(item.shape, other.shape, strict=False):
+            fits = fits and (size is None or other_size is None or size == other_size)
+            shape.append(size if size is not None else other_size)
+        if not fits:
+            raise BadInput(f"{names[1]}: input {item.name!r} is {other.label}, in {names[0]} {item.label}")
+        inputs.append(dataclasses.replace(item, shape=tuple(shape)))
+    batched = one.batched and two.batched
+    fixed = next((side.fixed_batch for side in (one, two) if side.fixed_batch is not None), None) if batched else None
+    return Signature(tuple(inputs), batched, fixed)
+
+
 class Samples(abc.ABC):
     """Inputs for some samples, cut into batches; or one whole input if the model has no batch axis.
 
@@ -137,6 +162,10 @@ class Samples(abc.ABC):
             if self.signature.fixed_batch and valid < step:
                 part = {name: np.concatenate([a, np.repeat(a[-1:], step - valid, axis=0)]) for name, a in part.items()}
             yield part, valid
+
+    def run_size(self, feeds: Feeds) -> int:
+        """Return how many samples a batch holds, those that fill it up included."""
+        return len(next(iter(feeds.values()))) if self.signature.batched and feeds else 1
 
 
 class FileSamples(Samples):

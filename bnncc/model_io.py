@@ -39,7 +39,11 @@ _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 2
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that onnxruntime raises; they share no base but Exception."""
+    """Return the exceptions that onnxruntime raises, which share no base but Exception.
+
+    Of Python's own there are RuntimeError, for what is thrown in C++, and UnicodeDecodeError, where a message repeats
+    bytes of a damaged file.
+    """
     state = onnxruntime.capi.onnxruntime_pybind11_state
     names = (
         "Fail",
@@ -53,7 +57,7 @@ def runtime_errors() -> tuple[type[Exception], ...]:
         "EPFail",
     )
     known = (getattr(state, name, None) for name in names)
-    return tuple(error for error in known if error is not None)
+    return (*(error for error in known if error is not None), RuntimeError, UnicodeDecodeError)
 
 
 def one_line(error: BaseException | str, limit: int = 400) -> str:

@@ -31,9 +31,11 @@ from bnncc.model_io import (
     write_model,
 )
 from bnncc.passes.pipeline import Outcome, run_passes
+from bnncc.reference import runnable_file
 from bnncc.report import Report, SizeReport, layer_reports, pass_reports
 from bnncc.session import UNOPTIMIZED, InferenceSession, session_options
-from bnncc.verification import SIGN_TENSORS_KEY, compare, runnable_file, sign_tensors_to_json
+from bnncc.sign_tensors import SIGN_TENSORS_KEY, sign_tensors_to_json
+from bnncc.verification import compare
 
 Progress = Callable[[str], None]
 

@@ -23,9 +23,9 @@ from bnncc.model_io import (
     runtime_errors,
     staging_folder,
 )
+from bnncc.reference import runnable_file
 from bnncc.report import percent_text, table
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
-from bnncc.verification import runnable_file
 
 _BATCH = 32
 _CLASSES_SHOWN = 12
@@ -92,7 +92,7 @@ def run_file(
                 results = session.run(names, feeds)
             except runtime_errors() as error:
                 raise BadInput(f"{loaded.path}: onnxruntime cannot run it: {one_line(error)}") from error
-            total = len(next(iter(feeds.values()))) if signature.batched and feeds else None
+            total = samples.run_size(feeds) if signature.batched else None
             for name, result, collected in zip(names, results, parts, strict=True):
                 if not isinstance(result, np.ndarray):
                     raise BadInput(f"{loaded.path}: output {name!r} is not a tensor")

@@ -44,6 +44,8 @@ class InferenceSession(onnxruntime.InferenceSession):
         if library:
             register(options)
         keywords.setdefault("providers", ["CPUExecutionProvider"])
+        # Without a second provider the fallback only tries the same again, and says so on stdout.
+        keywords.setdefault("enable_fallback", 0)
         name = "model in memory" if isinstance(model, bytes) else os.fspath(model)
         try:
             super().__init__(model if isinstance(model, bytes) else name, options, **keywords)

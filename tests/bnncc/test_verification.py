@@ -15,9 +15,12 @@ from rich.console import Console
 
 from bnncc import BadInput, BnnccError, Config
 from bnncc.gates import verify_gates
+from bnncc.graphs import upstream
+from bnncc.passes.base import SignTensor
 from bnncc.passes.pipeline import run_passes
 from bnncc.report import OptimizerReport, print_verify
-from bnncc.verification import SignTensor, compare, sign_tensors_from_json, sign_tensors_to_json, unpack, upstream
+from bnncc.sign_tensors import sign_tensors_from_json, sign_tensors_to_json, unpack
+from bnncc.verification import compare
 
 NAMES = ("reference", "compiled")
 
@@ -120,7 +123,7 @@ def shown(report) -> str:
 
 
 def test_near_ties_in_every_sample_leave_nothing_checked(chain, monkeypatch):
-    monkeypatch.setattr("bnncc.verification.NEAR_TIE", 1.0)
+    monkeypatch.setattr("bnncc.bit_tally.NEAR_TIE", 1.0)
     report = compare(chain.reference, with_first_threshold(chain.model, 1.5), chain.sign_tensors, NAMES)
     assert report.near_tie_samples == report.samples == 32
     assert report.flipped_bits == 0

@@ -1,0 +1,90 @@
+"""Questions to ONNX graphs: what depends on what, and which bits come from integers; inner tensors as outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+
+from bnncc.errors import BadInput
+from bnncc.model_io import walk_nodes
+
+# Ops that compare an exact integer with an integer threshold, and ops that only move bits.
+_INTEGER_OPS = frozenset(
+    {"BinaryConvThreshold", "BinaryConvDual", "BinaryLinearThreshold", "BinaryLinearDual"},
+)
+_BIT_OPS = frozenset({"MaxPoolSigns", "Identity", "Reshape", "Flatten"})
+
+
+def exposed(model: onnx.ModelProto, tensors: Iterable[str], name: str) -> onnx.ModelProto:
+    """Return a copy of `model` that also gives these tensors as outputs. Raises BadInput where one does not exist."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    made = {output for node in copy.graph.node for output in node.output}
+    present = {value.name for value in copy.graph.output}
+    for tensor in tensors:
+        if tensor not in made:
+            raise BadInput(f"{name}: its metadata names the tensor {tensor!r}, which no node makes")
+        if tensor not in present:
+            present.add(tensor)
+            copy.graph.output.append(onnx.ValueInfoProto(name=tensor))  # onnxruntime infers type and shape
+    return copy
+
+
+def from_integers(graph: onnx.GraphProto, packed: Iterable[str]) -> set[str]:
+    """Return which of these packed tensors of a compiled model hold the outcomes of integer comparisons."""
+    makers = {output: node for node in graph.node for output in node.output}
+    exact = set()
+    for name in packed:
+        source = name
+        while source in makers and makers[source].op_type in _BIT_OPS:
+            source = makers[source].input[0]
+        if source in makers and makers[source].op_type in _INTEGER_OPS:
+            exact.add(name)
+    return exact
+
+
+def upstream(graph: onnx.GraphProto, tensors: Sequence[str]) -> dict[str, set[str]]:
+    """Return for each of `tensors` which of the others it depends on."""
+    wanted = set(tensors)
+    depends: dict[str, set[str]] = {}
+    for node in _in_order(graph):
+        above: set[str] = set()
+        for source in _reads(node):
+            above |= depends.get(source, set())
+            if source in wanted:
+                above.add(source)
+        for output in node.output:
+            depends[output] = above
+    return {tensor: depends.get(tensor, set()) for tensor in tensors}
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names that a node reads, those inside its subgraphs included."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+            for inner_node in walk_nodes(inner):
+                names.update(inner_node.input)
+    return names
+
+
+def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes so that each comes after those it reads from; files need not be sorted to run in onnxruntime."""
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
+    order: list[onnx.NodeProto] = []
+    state = [0] * len(graph.node)  # 0 not seen, 1 waiting for its sources, 2 placed
+    for root in range(len(graph.node)):
+        stack = [root]
+        while stack:
+            index = stack[-1]
+            if state[index] == 0:
+                state[index] = 1
+                sources = (makers[name] for name in _reads(graph.node[index]) if name in makers)
+                stack.extend(source for source in sources if state[source] == 0)
+            else:
+                stack.pop()
+                if state[index] == 1:
+                    state[index] = 2
+                    order.append(graph.node[index])
+    return order

@@ -1,0 +1,57 @@
+"""The record in a compiled file of where the bits of each binarizer are, and the unpacking of those bits."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+
+import numpy as np
+
+from bnncc.errors import BadInput
+from bnncc.model_io import one_line
+from bnncc.passes.base import SignTensor
+
+SIGN_TENSORS_KEY = "bnncc.sign_tensors"
+
+
+def sign_tensors_to_json(tensors: Iterable[SignTensor]) -> str:
+    """Write the sign tensors of the passes as the metadata of a compiled file; thresholds as little-endian float32."""
+    entries = []
+    for tensor in tensors:
+        threshold = np.ascontiguousarray(tensor.threshold, dtype="<f4").reshape(-1)
+        if threshold.size and (threshold == threshold[0]).all():
+            threshold = threshold[:1]
+        entries.append(
+            {
+                "original": tensor.original,
+                "pre_activation": tensor.pre_activation,
+                "threshold": base64.b64encode(threshold.tobytes()).decode("ascii"),
+                "packed": tensor.packed,
+                "width": int(tensor.width),
+            }
+        )
+    return json.dumps(entries)
+
+
+def sign_tensors_from_json(text: str, name: str) -> list[SignTensor]:
+    """Read what `sign_tensors_to_json` wrote. Raises BadInput, naming the model, for metadata edited by hand."""
+    try:
+        return [
+            SignTensor(
+                str(entry["original"]),
+                str(entry["pre_activation"]),
+                np.frombuffer(base64.b64decode(entry["threshold"], validate=True), dtype="<f4").astype(np.float32),
+                str(entry["packed"]),
+                int(entry["width"]),
+            )
+            for entry in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{name}: damaged metadata {SIGN_TENSORS_KEY}: {one_line(error)}") from error
+
+
+def unpack(packed: np.ndarray, width: int) -> np.ndarray:
+    """Unpack uint8 [..., ceil(width / 8)] to +-1 int8 [..., width]."""
+    bits = np.unpackbits(packed, axis=-1, bitorder="little")[..., :width]
+    return bits.view(np.int8) * np.int8(2) - np.int8(1)
