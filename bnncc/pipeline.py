@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from bnncc import __version__
 from bnncc.benchmark import bench_models
@@ -155,14 +154,6 @@ def _run_passes(
             count += 1
             save_model(after, folder / f"{count:02d}-{name}.onnx", [loaded.path, *loaded.external_files])
 
-    # graphsurgeon prints to stdout, which belongs to results; what it has to say in an exception is in the exception.
-    with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
-        return _run_quietly(loaded, config, say, dump)
-
-
-def _run_quietly(
-    loaded: LoadedModel, config: Config, say: Progress, dump: Callable[[str, onnx.ModelProto], None] | None
-) -> Outcome:
     _check_loads(loaded)
     model = with_input_shapes(loaded.proto, config.input_shapes, str(loaded.path))
     try:

@@ -108,6 +108,22 @@ def _export_torchscript(model: nn.Module, image: Tensor, path: Path, fold_batch_
         output_names=["logits"],
         dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
     )
+    onnx.save(_with_own_initializers(onnx.load(path)), path)
+
+
+def _with_own_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace each Identity of an initializer by an initializer of its own, in place.
+
+    TorchScript stores equal parameters once and gives the others by Identity. Equal ones do occur: two batch-norms
+    whose outputs are added learn the same shift.
+    """
+    graph = model.graph
+    initializers = {initializer.name: initializer for initializer in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in initializers]:
+        graph.initializer.add().CopyFrom(initializers[node.input[0]])
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
+    return model
 
 
 def _export_dynamo(model: nn.Module, image: Tensor, path: Path, fold_batch_norm: bool) -> None:

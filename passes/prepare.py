@@ -94,7 +94,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _constants_as_tensors(graph: onnx.GraphProto) -> None:
-    """Constant with value_float(s) or value_int(s) as Constant with a tensor; onnx-graphsurgeon reads others as doubles."""
+    """Constant with value_float(s) or value_int(s) as one with a tensor: onnx-graphsurgeon would read doubles."""
     dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     for node in graph.node:
         attribute = node.attribute[0] if node.op_type == "Constant" and node.attribute else None

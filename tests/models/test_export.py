@@ -133,6 +133,19 @@ def test_latent_form_keeps_the_quantizer_in_the_graph(tmp_path):
     assert ops.count("Abs") == len(model.blocks)
 
 
+def test_equal_parameters_are_stored_apart(tmp_path):
+    model = network("bireal_resnet", "sign")
+    with torch.no_grad():
+        model.blocks[2].shortcut[2].bias.copy_(model.blocks[2].norm.bias)
+    path = export(model, tmp_path / "m.onnx", SHAPE)
+    graph = onnx.load(path).graph
+    assert "Identity" not in {node.op_type for node in graph.node}
+    assert {"blocks.2.shortcut.2.bias", "blocks.2.norm.bias"} <= {initializer.name for initializer in graph.initializer}
+    with torch.no_grad():
+        expected = model(torch.ones(1, *SHAPE)).numpy()
+    np.testing.assert_allclose(outputs(path, np.ones((1, *SHAPE), np.float32)), expected, atol=1e-4)
+
+
 def test_export_leaves_the_network_alone_and_is_quiet(tmp_path):
     model = network("vgg_small", "sign").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
