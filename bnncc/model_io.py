@@ -32,7 +32,7 @@ _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 _RUNTIME_DOMAINS = frozenset({"ai.onnx.ml", "com.microsoft", "ai.onnx.preview", "ai.onnx.preview.training"})
 
 # A protobuf message cannot be larger; files over this keep their tensors in a second file.
-_LARGEST_PROTO = 2**31 - 1
+LARGEST_PROTO = 2**31 - 1
 
 # Fields of ModelProto (onnx.proto) by their wire type: 0 a varint, 2 a length and that many bytes.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
@@ -131,7 +131,7 @@ def _read_file(path: Path) -> bytes:
         raise BadInput(f"{path}: is a folder, not an ONNX file")
     try:
         size = path.stat().st_size
-        if size > _LARGEST_PROTO:
+        if size > LARGEST_PROTO:
             raise BadInput(
                 f"{path}: {size} bytes; an ONNX file holds at most 2 GB: larger models keep weights in external data"
             )
@@ -296,7 +296,7 @@ def _check_graph(path: Path, proto: onnx.ModelProto) -> None:
         checked = onnx.ModelProto()
         checked.CopyFrom(proto)
         checked.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(foreign & used))
-    if checked.ByteSize() > _LARGEST_PROTO:
+    if checked.ByteSize() > LARGEST_PROTO:
         return  # the checker takes a serialized model; onnxruntime checks this one when it is run
     try:
         checker.check_model(checked)
@@ -356,15 +356,15 @@ def staging_folder(target: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_model(proto: onnx.ModelProto, path: Path, largest_proto: int = _LARGEST_PROTO) -> list[Path]:
-    """Write `proto` to `path`; with its tensors in `<name>.data` beside it when it is over `largest_proto` bytes.
+def write_model(proto: onnx.ModelProto, path: Path) -> list[Path]:
+    """Write `proto` to `path`; with its tensors in `<name>.data` beside it when it is over LARGEST_PROTO bytes.
 
     Returns the files written, the model last. The tensors of `proto` stay in memory. Raises BadInput where the disk
     refuses.
     """
     files = [path]
     try:
-        if proto.ByteSize() <= largest_proto:
+        if proto.ByteSize() <= LARGEST_PROTO:
             onnx.save_model(proto, str(path))
         else:
             data = path.with_name(path.name + ".data")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 
-from bnncc import __version__
+from bnncc import __version__, model_io
 from bnncc.benchmark import bench_models
 from bnncc.config import Config
 from bnncc.data import with_input_shapes
@@ -154,6 +154,8 @@ def _run_passes(
             count += 1
             save_model(after, folder / f"{count:02d}-{name}.onnx", [loaded.path, *loaded.external_files])
 
+    if loaded.proto.ByteSize() > model_io.LARGEST_PROTO:
+        raise BadInput(f"{loaded.path}: over 2 GB with its weights, which is more than ONNX's shape inference takes")
     _check_loads(loaded)
     model = with_input_shapes(loaded.proto, config.input_shapes, str(loaded.path))
     try:

@@ -266,6 +266,14 @@ def percent_text(share: float | None) -> str:
     return "100%" if share >= 1 else f"{min(share * 100, 99.99):.2f}%"
 
 
+def shorten(name: str, width: int) -> str:
+    """Cut a name's middle to fit: its end tells layers apart, its beginning where they are."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) * 2 // 3
+    return f"{name[: width - 1 - tail]}…{name[-tail:]}"
+
+
 def table(title: str) -> Table:
     """Return an empty table in the style of all of bnncc's."""
     return Table(
@@ -294,26 +302,28 @@ def print_report(report: Report, console: Console) -> None:
 
 def print_layers(report: Report, console: Console) -> None:
     """Print a row per layer, and below why those that are not binary are not."""
-    rows = table("Layers")
-    # Too long a name loses its middle column width to the rest; the JSON report has it whole.
-    rows.add_column("name", overflow="ellipsis", no_wrap=True, max_width=30)
-    rows.add_column("op", no_wrap=True)
-    rows.add_column("status", no_wrap=True)
-    rows.add_column("kernel", overflow="ellipsis", no_wrap=True)
-    for column in ("weights", "bits", "bit-ops", "before", "after"):
-        rows.add_column(column, justify="right", no_wrap=True)
-    for layer in report.layers:
-        rows.add_row(
-            Text(layer.name),
-            Text(layer.op),
-            Text(layer.status, style=_STATUS_STYLE.get(layer.status, "")),
-            Text(layer.kernel or "-"),
+    columns = ("name", "op", "status", "kernel", "weights", "bits", "bit-ops", "before", "after")
+    cells = [
+        (
+            layer.name,
+            layer.op,
+            layer.status,
+            layer.kernel or "-",
             count_text(layer.weight_count),
             str(layer.weight_bits),
             count_text(layer.bit_ops_dense or None),
             size_text(layer.size_before),
             size_text(layer.size_after),
         )
+        for layer in report.layers
+    ]
+    rows = table("Layers")
+    for index, column in enumerate(columns):
+        rows.add_column(column, justify="right" if index >= 4 else "left", no_wrap=True)
+    widths = [max(map(len, column)) + 2 for column in zip(columns, *cells, strict=True)]
+    for name, op, status, *rest in cells:
+        shown = shorten(name, max(console.width - sum(widths[1:]) - 2, 16))
+        rows.add_row(Text(shown), Text(op), Text(status, style=_STATUS_STYLE.get(status, "")), *map(Text, rest))
     if report.layers:
         console.print(rows)
     else:

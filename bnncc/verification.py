@@ -174,6 +174,7 @@ class _Comparison:
         self.agreed: list[np.ndarray] = []
         self.correct = [0, 0]
         self.labelled = 0
+        self.labels_given = False
         self.chunk = 0
         self.threads = threads
         originals = [tensor.original for tensor in self.tensors]
@@ -221,6 +222,8 @@ class _Comparison:
             seen += valid
             if progress is not None:
                 progress(f"verify: {seen} of {samples.count} {kind}")
+        if samples.labels is not None:
+            self.labels_given = True
         if not classes:
             return
         first, second = (np.concatenate(side) for side in zip(*classes, strict=True))
@@ -331,6 +334,8 @@ class _Comparison:
                 f"near-ties lie within {NEAR_TIE:g} of the threshold, relative to the tensor's largest magnitude "
                 "in the sample"
             )
+        if self.labels_given and not self.labelled:
+            notes.append("labels were given, but no output is a float tensor [samples, classes]: no accuracy")
         unchecked = [name for name, count in bits.checked.items() if count == 0]
         if unchecked:
             notes.append(

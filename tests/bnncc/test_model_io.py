@@ -186,11 +186,12 @@ def test_too_large_for_one_message(tmp_path):
     assert "at most 2 GB" in refusal(path)
 
 
-def test_large_models_are_written_with_external_data(tmp_path, mlp):
+def test_large_models_are_written_with_external_data(tmp_path, mlp, monkeypatch):
     model = onnx.load(mlp)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((6, 800), np.float32), "w1"))
     before = model.SerializeToString()
-    files = write_model(model, tmp_path / "big.onnx", largest_proto=2000)
+    monkeypatch.setattr(model_io, "LARGEST_PROTO", 2000)
+    files = write_model(model, tmp_path / "big.onnx")
     assert [file.name for file in files] == ["big.onnx.data", "big.onnx"]
     assert model.SerializeToString() == before
     read = onnx.load(tmp_path / "big.onnx")

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 import bnncc
-from bnncc import BadInput, Config, GateFailed
+from bnncc import BadInput, Config, GateFailed, model_io
 from bnncc import pipeline as pipeline_module
 
 
@@ -148,6 +148,30 @@ def test_input_shapes_make_layers_binary(cnn, tmp_path):
     assert bnncc.verify(path, out).flipped_bits == 0
     with pytest.raises(BadInput, match="input_shapes says 4"):
         bnncc.compile(path, config=Config(input_shapes={"image": [-1, 4, 8, 8]}))
+
+
+def test_external_data_is_compiled_in(cnn, tmp_path):
+    inner, out = tmp_path / "e.onnx", tmp_path / "out" / "o.onnx"
+    out.parent.mkdir()
+    onnx.save(onnx.load(cnn), inner, save_as_external_data=True, location="e.bin", size_threshold=0)
+    with pytest.raises(BadInput, match="is the input"):
+        bnncc.compile(inner, output=tmp_path / "e.bin")
+    plain = bnncc.compile(cnn).model
+    report = bnncc.compile(inner, output=out).report
+    assert report.verify.flipped_bits == 0
+    names = sorted(os.listdir(out.parent))
+    assert names[0] == "o.onnx"
+    assert report.size.after == sum((out.parent / name).stat().st_size for name in names)
+    assert len(onnx.load(out).graph.node) == len(plain.graph.node)
+    assert bnncc.verify(inner, out).flipped_bits == 0
+
+
+def test_too_large_for_the_passes(cnn, monkeypatch):
+    loaded = model_io.load_model(cnn)
+    monkeypatch.setattr(model_io, "LARGEST_PROTO", 5000)
+    monkeypatch.setattr(pipeline_module, "load_model", lambda path: loaded)
+    with pytest.raises(BadInput, match=r"cnn\.onnx: over 2 GB with its weights"):
+        bnncc.compile(cnn)
 
 
 def test_dump_passes(cnn, tmp_path):

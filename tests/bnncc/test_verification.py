@@ -181,6 +181,17 @@ def test_accuracy_with_labels(chain, tmp_path):
     assert report.accuracy.reference * 9 == pytest.approx(round(report.accuracy.reference * 9))
 
 
+def test_labels_without_classes_are_noted(builder, tmp_path):
+    b = builder(0)
+    b.node("Neg", ["x"], "y")
+    model = b.model({"x": ["N", 1]}, {"y": ["N", 1]})
+    path = data(tmp_path, np.ones((3, 1)), labels=np.zeros(3, int))
+    report = compare(model, model, None, NAMES, data=path)
+    assert report.argmax_agreement is None
+    assert report.accuracy is None
+    assert any("labels were given" in note for note in report.notes)
+
+
 def test_outputs_only(chain):
     report = compare(chain.reference, with_first_threshold(chain.model, 0.3), None, NAMES)
     assert report.flipped_bits is None
