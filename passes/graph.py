@@ -83,6 +83,11 @@ def per_channel_constant(name: str, values: np.ndarray, data_rank: int) -> gs.Co
     return gs.Constant(name, np.ascontiguousarray(values).reshape(shape))
 
 
+def constant_bytes(nodes: list[gs.Node]) -> int:
+    """Bytes of the constants that nodes read."""
+    return sum(t.values.nbytes for node in nodes for t in node.inputs if isinstance(t, gs.Constant))
+
+
 def fresh_name(graph: gs.Graph, base: str) -> str:
     """`base`, or `base` with a number, not yet used by a tensor or node of the graph."""
     taken = graph.tensors().keys() | {node.name for node in graph.nodes}

@@ -318,13 +318,14 @@ def _emit(graph: gs.Graph, layer: _Layer, context: Context) -> None:
     """Replace a planned layer by its custom op."""
     node, dot = layer.node, layer.node.outputs[0]
     flip = np.ones(layer.weights.shape[0], np.float32)
+    absorbed = 0  # bytes of the parameters that the op's own replace
     inputs: list[gs.Tensor] = []
     outputs: list[gs.Variable] = []
     if layer.bits is not None:
         # x <= t is -x >= -t: turn the filter, so that every channel compares upwards.
         flip = np.broadcast_to(layer.comparison.direction, flip.shape).astype(np.float32)
     if layer.bits is None or _float_readers(graph, layer):
-        scale, shift, last = _affine_tail(graph, layer)
+        scale, shift, last, absorbed = _affine_tail(graph, layer)
         inputs += [
             gs.Constant(g.fresh_name(graph, f"{node.name}_scale"), _shortest(scale * flip)),
             gs.Constant(g.fresh_name(graph, f"{node.name}_shift"), _shortest(shift)),
@@ -343,6 +344,7 @@ def _emit(graph: gs.Graph, layer: _Layer, context: Context) -> None:
     graph.nodes.append(gs.Node(op, name, layer.attrs, [layer.packed, packed, *inputs], outputs, domain=DOMAIN))
     record = context.layers.get(name)
     if record is not None:
+        record.size_before += absorbed
         record.kernel, record.compiled_node, record.weight_bits = "dot", name, 1
         record.size_after = packed.values.nbytes + sum(tensor.values.nbytes for tensor in inputs)
         positions = [g.static(size) for size in (dot.shape or ())[2:]] if node.op == "Conv" else []
@@ -375,8 +377,8 @@ def _float_readers(graph: gs.Graph, layer: _Layer) -> list[gs.Node]:
     return readers
 
 
-def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray, gs.Variable]:
-    """Scale and shift per channel from the per-channel affine ops after the layer, and the tensor that they end in."""
+def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray, gs.Variable, int]:
+    """Scale and shift per channel from the affine ops after the layer, where they end, and their constants in bytes."""
     count, rank = layer.weights.shape[0], layer.weights.ndim
     tensor = layer.node.outputs[0]
     readers = _float_readers(graph, layer)
@@ -387,7 +389,7 @@ def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray
         readers = tensor.outputs
     if len(tail) == 1 and tail[0].op == "BatchNormalization":
         scale, shift = _batchnorm(tail[0], np.float32)
-        return scale, shift, tensor
+        return scale, shift, tensor, g.constant_bytes(tail)
     scale, shift = np.ones(count), np.zeros(count)
     for node in tail:
         if node.op == "BatchNormalization":
@@ -404,7 +406,7 @@ def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray
             shift = shift + value
         else:  # Sub
             scale, shift = (scale, shift - value) if first else (-scale, value - shift)
-    return np.broadcast_to(scale, count), np.broadcast_to(shift, count), tensor
+    return np.broadcast_to(scale, count), np.broadcast_to(shift, count), tensor, g.constant_bytes(tail)
 
 
 def _is_affine(node: gs.Node, data: gs.Tensor) -> bool:

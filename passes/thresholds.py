@@ -81,6 +81,10 @@ def _move_up(graph: gs.Graph, where: gs.Node, comparison: binarizers.Comparison,
         if context.binarizers[signs.name].was_sign and _reaches_zero(chain, layer, context):
             _restore_sign(graph, where, context)
             raise _Unsuitable("stays a Sign: its input is exactly 0 for some sums of the binary layer before it")
+        record = context.layers.get(layer.name)
+        if record is not None:  # the threshold replaces the parameters that nothing else reads
+            only_here = [node for node in chain.elementwise if len(node.outputs[0].outputs) == 1]
+            record.size_before += g.constant_bytes(only_here)
     else:
         chain = _float_chain(graph, comparison)
         if chain is None or g.channels(chain.source) is None:
