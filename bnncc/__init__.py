@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bnncc.config import Config, load_config
     from bnncc.inspection import inspect
     from bnncc.pipeline import CompileResult, compile
-    from bnncc.runtime import library_path, register
-    from bnncc.session import InferenceSession
+    from bnncc.runtime import library_path
+    from bnncc.session import InferenceSession, register
     from bnncc.verification import verify
 
 __version__ = importlib.metadata.version("bnncc")
@@ -34,7 +34,7 @@ _PLACES = {
     "inspect": "bnncc.inspection",
     "library_path": "bnncc.runtime",
     "load_config": "bnncc.config",
-    "register": "bnncc.runtime",
+    "register": "bnncc.session",
     "verify": "bnncc.verification",
 }
 

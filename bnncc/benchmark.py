@@ -107,7 +107,7 @@ def _time(
         # Idle threads of one session would otherwise spin through the beginning of the other's call.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            session = InferenceSession(str(file), threads=threads, options=options)
+            session = InferenceSession(str(file), threads=threads, sess_options=options)
         except BadInput as error:
             raise BadInput(str(error).replace(str(file), shown)) from error
         calls.append(lambda s=session: s.run(None, feeds))

@@ -169,7 +169,7 @@ def _check_loads(loaded: LoadedModel) -> None:
     with staging_folder(None) as folder:
         file = runnable_file(loaded, folder)
         try:
-            InferenceSession(file, options=session_options(UNOPTIMIZED), library=False)
+            InferenceSession(file, sess_options=session_options(UNOPTIMIZED), library=False)
         except BadInput as error:
             raise BadInput(str(error).replace(str(file), str(loaded.path))) from error
 

@@ -83,7 +83,7 @@ def run_file(
     with staging_folder(None) as folder:
         file = runnable_file(loaded, folder)
         try:
-            session = InferenceSession(str(file), threads=threads, options=session_options(OPTIMIZED))
+            session = InferenceSession(str(file), threads=threads, sess_options=session_options(OPTIMIZED))
         except BadInput as error:
             raise BadInput(str(error).replace(str(file), str(loaded.path))) from error
         done = 0

@@ -202,7 +202,9 @@ class _Comparison:
 
     def _session(self, file: Path, name: str, level: Any, library: bool) -> onnxruntime.InferenceSession:
         try:
-            return InferenceSession(str(file), threads=self.threads, options=session_options(level), library=library)
+            return InferenceSession(
+                str(file), threads=self.threads, sess_options=session_options(level), library=library
+            )
         except BadInput as error:
             raise BadInput(str(error).replace(str(file), name)) from error
 
