@@ -38,7 +38,7 @@ class DataSet:
     peak: int = 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    shift: int = 2
+    shift: int = 0
     flip: bool = False
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ SOURCES = {
         (3, 32, 32),
         {"shift": 4, "flip": True, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)},
     ),
-    "digits": Source("", (1, 8, 8), {"peak": 16, "shift": 1}),
+    "digits": Source("", (1, 8, 8), {"peak": 16}),
 }
 
 

@@ -24,7 +24,7 @@ def test_train_resume_export_evaluate_sample(tmp_path):
     settings = ["--dataset", "digits", *network, "--epochs", 2, "--batch", 64, "--threads", 1]
     lines = command("train", *settings, "-o", tmp_path / "run")
     assert lines[0]["config"]["options"]["depths"] == [1, 1]
-    assert lines[0]["config"]["shift"] == 1  # the data set's
+    assert (lines[0]["config"]["shift"], lines[0]["config"]["flip"]) == (0, False)  # the data set's
     assert [line["epoch"] for line in lines[1:]] == [1, 2]
     again = command("train", *settings, "--resume", "-o", tmp_path / "run")
     assert len(again) == 1  # nothing left to do

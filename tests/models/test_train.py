@@ -47,8 +47,8 @@ def test_digits_are_learnt(tmp_path, digits, network, options):
     entries = []
     model = train(settings, *digits, tmp_path, on_epoch=entries.append)
     score = evaluate(model, digits[1])
-    assert score.accuracy > 0.93  # 0.94 and 0.96 when this was written; chance is 0.10
-    assert entries[-1]["train_loss"] < entries[0]["train_loss"] / 3
+    assert score.accuracy > 0.94  # measured: 0.967 and 0.981 (0.97 to 0.98 with other seeds); chance is 0.10
+    assert entries[-1]["train_loss"] < entries[0]["train_loss"] / 10
     assert entries[-1]["test_accuracy"] == pytest.approx(score.accuracy, abs=1e-6)
     assert [json.loads(line) for line in (tmp_path / LOG_NAME).read_text().splitlines()] == entries
     for layer in model.modules():
