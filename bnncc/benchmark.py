@@ -144,10 +144,8 @@ def _feeds(
     signature: Signature, batch: int | None, data: str | os.PathLike[str] | None, config: Config, name: str
 ) -> tuple[Feeds, int]:
     """Return the inputs of one call, and how many samples they are."""
-    fixed = signature.fixed_batch if signature.batched else 1
-    if batch is not None and fixed is not None and batch != fixed:
-        raise BadInput(f"{name}: takes a batch of {fixed}, not {batch}")
-    size = fixed or batch or 1
+    signature.check_batch(batch, name)
+    size = signature.fixed_batch or batch or 1
     if data is None:
         return RandomSamples(signature, size, config.seed).rows(0, size), size
     samples = load_samples(data, signature)

@@ -47,6 +47,15 @@ class Signature:
     fixed_batch: int | None
     """Size of the first axis where the model fixes it, else None."""
 
+    def check_batch(self, batch: int | None, name: str) -> None:
+        """Raise BadInput, naming the model, if it cannot take batches of this size; None is any size."""
+        if batch is None:
+            return
+        if not self.batched:
+            raise BadInput(f"{name}: its inputs have no batch axis in common: no batch can be chosen")
+        if self.fixed_batch not in (None, batch):
+            raise BadInput(f"{name}: takes a batch of {self.fixed_batch}, not {batch}")
+
 
 def model_inputs(
     model: onnx.ModelProto, shapes: Mapping[str, list[int]] | None = None, name: str = "model"

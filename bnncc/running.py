@@ -71,9 +71,7 @@ def run_file(
     """
     loaded = load_model(model)
     signature = model_inputs(loaded.proto, (config or Config()).input_shapes, str(loaded.path))
-    fixed = signature.fixed_batch
-    if batch is not None and fixed is not None and batch != fixed:
-        raise BadInput(f"{loaded.path}: takes a batch of {fixed}, not {batch}")
+    signature.check_batch(batch, str(loaded.path))
     target = None
     if output is not None:
         target = check_output_path(output, [loaded.path, *loaded.external_files, Path(data)])

@@ -246,6 +246,24 @@ def test_bench_of_a_fixed_batch(bnncc, make_cnn, tmp_path):
     assert "batch 2" in bnncc("bench", path, "--repeats", 2).stdout
 
 
+def test_models_without_a_batch_axis(bnncc, builder, tmp_path):
+    b = builder(0)
+    b.node("Mul", ["x", "factor"], "m")
+    b.signs("m", "s")
+    b.node("MatMul", ["s", b.weights("w", 4, 4)], "y")
+    path, out, data = tmp_path / "m.onnx", tmp_path / "o.onnx", tmp_path / "x.npz"
+    onnx.save(b.model({"x": [5, 4], "factor": []}, {"y": [5, 4]}), path)
+    np.savez(data, x=np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32), factor=np.float32(-2))
+    assert bnncc("compile", path, "-o", out, "--data", data, "--require-binary", "all").exit_code == 0
+    results = []
+    for model in (path, out):
+        assert bnncc("run", model, "--data", data, "-o", tmp_path / "y.npz").exit_code == 0
+        results.append(np.load(tmp_path / "y.npz")["y"])
+    np.testing.assert_array_equal(*results)
+    fails(bnncc("run", out, "--data", data, "--batch", 2), 2, "no batch axis in common")
+    fails(bnncc("bench", out, "--batch", 2), 2, "no batch axis in common")
+
+
 def test_run_writes_the_outputs(bnncc, cnn, compiled, images, tmp_path):
     outputs = []
     for model in (cnn, compiled):
