@@ -67,9 +67,6 @@ class _Group(click.Group):
         extra["standalone_mode"] = False
         try:
             status = super().main(args=arguments, prog_name=prog_name, **extra)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            status = error.exit_code
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx is not None else "bnncc"
             click.echo(f"{command}: {_flat(error.format_message())} (see {command} --help)", err=True)
@@ -185,7 +182,11 @@ def _check_json(path: Path | None, inputs: Sequence[Path | None]) -> None:
         check_output_path(path, [file for file in inputs if file is not None])
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Group,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, message="bnncc %(version)s")
 @_verbose_option
 def main() -> None:
