@@ -6,6 +6,7 @@ folding itself is onnx-graphsurgeon's, which evaluates with onnxruntime.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from bnncc.passes import graph as g
@@ -23,13 +24,28 @@ class Simplify:
         before = len(graph.nodes)
         g.tidy(graph)
         g.infer_shapes(graph)
-        graph.fold_constants(fold_shapes=True, error_ok=False)
+        for node in list(graph.nodes):
+            if node.op == "Shape":
+                _fold_shape(graph, node)
+        graph.fold_constants(fold_shapes=False, error_ok=False)
+        g.tidy(graph)
         for node in list(graph.nodes):
             if _does_nothing(node) and not g.is_graph_output(graph, node.outputs[0]):
                 g.replace_uses(graph, node.outputs[0], node.inputs[0])
         g.tidy(graph)
         g.infer_shapes(graph)  # shapes computed by nodes are known only now
         return PassResult(changed=len(graph.nodes) != before)
+
+
+def _fold_shape(graph: gs.Graph, node: gs.Node) -> None:
+    """Make a static shape a constant; onnx-graphsurgeon's own folding overlooks the attributes start and end."""
+    dims = node.inputs[0].shape
+    if dims is None:
+        return
+    wanted = [g.static(dim) for dim in dims[node.attrs.get("start", 0) : node.attrs.get("end", len(dims))]]
+    if None not in wanted and not g.is_graph_output(graph, node.outputs[0]):
+        values = gs.Constant(g.fresh_name(graph, f"{node.outputs[0].name}_static"), np.array(wanted, np.int64))
+        g.replace_uses(graph, node.outputs[0], values)
 
 
 def _does_nothing(node: gs.Node) -> bool:

@@ -84,6 +84,26 @@ def test_identity_and_dropout_between_layers_are_no_obstacle():
     assert ops(compile_and_compare(n.model(y), feed())) == ["Binarize", "BinaryConv", "Identity"]
 
 
+def test_an_identity_of_an_initializer_becomes_the_initializer():
+    """TorchScript writes initializers of equal values once, and an Identity for the second."""
+    n = Network(seed=7)
+    bias = n.constant(n.normal(3))
+    signs = n.binarize(n.input([2, 4, 6, 6]))
+    convs = [n.op("Conv", signs, n.constant(n.signs(3, 4, 3, 3)), b) for b in (bias, n.op("Identity", bias))]
+    outcome = compile_and_compare(n.model(n.op("Add", *convs)), feed())
+    assert ops(outcome) == ["Binarize", "BinaryConv", "BinaryConv", "Add"]
+
+
+def test_part_of_a_static_shape():
+    """Shape with start and end, as torch's dynamo exporter writes it before a Reshape."""
+    n = Network(seed=8)
+    signs = n.binarize(n.input([2, 4, 6, 6]))
+    batch = n.op("Shape", signs, start=0, end=1)
+    flat = n.op("Reshape", signs, n.op("Concat", batch, n.constant(np.array([-1], np.int64)), axis=0))
+    outcome = compile_and_compare(n.model(n.op("MatMul", flat, n.constant(n.signs(144, 5)))), feed())
+    assert ops(outcome) == ["Binarize", "BinaryLinear"]
+
+
 def test_random_dropout_is_kept():
     n = Network(seed=4)
     training = n.constant(np.array(True))
