@@ -1,0 +1,80 @@
+"""Models of a single op of the domain `bnncc`, and sessions that run them with the library or on the function bodies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from bnncc import runtime
+from bnncc.runtime import functions
+
+OPSET = 17
+# Name of the input, element type of the outputs.
+FLOAT, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
+OUTPUTS = {
+    "Binarize": (UINT8,),
+    "UnpackSigns": (FLOAT,),
+    "MaxPoolSigns": (UINT8,),
+    "BinaryConv": (FLOAT,),
+    "BinaryConvThreshold": (UINT8,),
+    "BinaryConvDual": (FLOAT, UINT8),
+    "BinaryLinear": (FLOAT,),
+    "BinaryLinearThreshold": (UINT8,),
+    "BinaryLinearDual": (FLOAT, UINT8),
+}
+
+
+def op_model(
+    op: str,
+    input_shape: list[int | str | None],
+    constants: dict[str, NDArray[Any]],
+    attributes: dict[str, Any],
+    name: str = "the_node",
+    not_constant: str | None = None,
+) -> onnx.ModelProto:
+    """Return a model of one node `name`: input `x`, the constants as initializers, outputs `out0`, `out1`.
+
+    `not_constant` names one of the constants that is made a graph input instead.
+    """
+    element = FLOAT if op == "Binarize" else UINT8
+    inputs = [helper.make_tensor_value_info("x", element, input_shape)]
+    initializers = []
+    for key, value in constants.items():
+        tensor = numpy_helper.from_array(value, key)
+        if key == not_constant:
+            inputs.append(helper.make_tensor_value_info(key, tensor.data_type, list(value.shape)))
+        else:
+            initializers.append(tensor)
+    names = [f"out{i}" for i in range(len(OUTPUTS[op]))]
+    node = helper.make_node(op, ["x", *constants], names, name=name, domain=functions.DOMAIN, **attributes)
+    outputs = [helper.make_tensor_value_info(n, t, None) for n, t in zip(names, OUTPUTS[op], strict=True)]
+    graph = helper.make_graph([node], "single_op", inputs, outputs, initializers)
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(functions.DOMAIN, functions.VERSION)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    model.functions.extend(functions.functions_for(graph, OPSET))
+    return model
+
+
+def session(model: onnx.ModelProto, library: bool = True, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Return a session with the library's kernels, or one that runs the function bodies."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    if library:
+        runtime.register(options)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run_both(model: onnx.ModelProto, x: NDArray[Any]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return the outputs of the kernels and those of the function bodies."""
+    return session(model).run(None, {"x": x}), session(model, library=False).run(None, {"x": x})
+
+
+def random_bits(rng: np.random.Generator, *shape: int) -> NDArray[np.uint8]:
+    """Return uniform bytes; with unused bits at the end of rows set at random too, since kernels must ignore them."""
+    return rng.integers(0, 256, shape, dtype=np.uint8)
