@@ -1,4 +1,4 @@
-"""Models of a single op of the domain `bnncc`, and sessions that run them with the library or on the function bodies."""
+"""Models of a single op of the domain `bnncc`, and sessions that run them with the library or on the bodies."""
 
 from __future__ import annotations
 
@@ -61,12 +61,17 @@ def op_model(
 
 
 def session(model: onnx.ModelProto, library: bool = True, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Return a session with the library's kernels, or one that runs the function bodies."""
+    """Return a session with the library's kernels, or one that runs the function bodies as they are written.
+
+    (Optimized, onnxruntime folds a body's scale into its weights and rounds elsewhere.)
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     if library:
         runtime.register(options)
+    else:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -2,11 +2,11 @@
 #include "op.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- Binarize
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Binarize ---------------------------------------------------------------------------------------------------- */
 
 typedef struct binarize_op {
     bnncc_isa isa;
@@ -37,6 +37,13 @@ static bnncc_status check_directions(const int8_t *directions, size_t count, bnn
     return BNNCC_OK;
 }
 
+static bnncc_status check_thresholds(const float *thresholds, size_t count, bnncc_error *error) {
+    for (size_t i = 0; i < count; i++)
+        if (isnan(thresholds[i]))
+            return fail(error, BNNCC_INVALID_ARGUMENT, "threshold %zu is NaN", i);
+    return BNNCC_OK;
+}
+
 static bnncc_status create_binarize(const op_node *node, void **state, bnncc_error *error) {
     const int64_t any_count[] = {ANY};
     op_tensor threshold = {0}, direction = {0}, input = {0};
@@ -56,6 +63,8 @@ static bnncc_status create_binarize(const op_node *node, void **state, bnncc_err
     if (op.threshold_count == 0 || op.direction_count == 0)
         return fail(error, BNNCC_INVALID_ARGUMENT, "%s is empty", op.threshold_count ? "direction" : "threshold");
     status = check_directions(direction.data, op.direction_count, error);
+    if (status == BNNCC_OK)
+        status = check_thresholds(threshold.data, op.threshold_count, error);
     if (status == BNNCC_OK)
         status = node_input_shape(node, &known, &input, error);
     if (status == BNNCC_OK && known)
@@ -124,8 +133,7 @@ static void infer_binarize(op_shapes *shapes) {
     shapes_output(shapes, 0, dims, rank);
 }
 
-/* ---- UnpackSigns
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- UnpackSigns ------------------------------------------------------------------------------------------------- */
 
 typedef struct unpack_op {
     int64_t width;

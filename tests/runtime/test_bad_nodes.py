@@ -1,0 +1,168 @@
+"""Nodes that cannot be: one line that names the node and the cause, when the session is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from op_models import op_model, random_bits, session
+
+RNG = np.random.default_rng(0)
+CONV = {
+    "weight_shape": [4, 16, 3, 3],
+    "width": 10,
+    "strides": [1, 1],
+    "pads": [1, 1, 1, 1],
+    "dilations": [1, 1],
+    "group": 1,
+    "pad_value": 0,
+}
+LINEAR = {"weight_shape": [5, 20], "width": 20}
+POOL = {
+    "width": 10,
+    "kernel_shape": [2, 2],
+    "strides": [2, 2],
+    "pads": [0, 0, 0, 0],
+    "dilations": [1, 1],
+    "ceil_mode": 0,
+}
+
+
+def constants(op: str) -> dict[str, np.ndarray]:
+    if op.startswith("BinaryConv"):
+        made = {"weight": random_bits(RNG, 4, 18)}
+        filters = 4
+    elif op.startswith("BinaryLinear"):
+        made = {"weight": random_bits(RNG, 5, 3)}
+        filters = 5
+    elif op == "Binarize":
+        return {"threshold": np.zeros(3, np.float32), "direction": np.ones(3, np.int8)}
+    else:
+        return {"direction": np.ones(6, np.int8)} if op == "MaxPoolSigns" else {}
+    if not op.endswith("Threshold"):
+        made |= {"scale": np.ones(filters, np.float32), "shift": np.zeros(filters, np.float32)}
+    if op.endswith(("Threshold", "Dual")):
+        made["threshold"] = np.zeros(filters, np.int32)
+    return made
+
+
+SOUND = {
+    "BinaryConv": (["N", 16, "H", 2], CONV),
+    "BinaryConvThreshold": (["N", 16, "H", 2], CONV),
+    "BinaryConvDual": (["N", 16, "H", 2], CONV),
+    "BinaryLinear": (["N", 3], LINEAR),
+    "BinaryLinearThreshold": (["N", 3], LINEAR),
+    "BinaryLinearDual": (["N", 3], LINEAR),
+    "MaxPoolSigns": (["N", 6, "H", 2], POOL),
+    "Binarize": (["N", 3, 4, 5], {"nan_bit": 0}),
+    "UnpackSigns": (["N", 3], {"width": 20}),
+}
+
+
+def message(op: str, shape=None, attributes=None, values=None, drop=None, **model) -> str:
+    sound_shape, sound_attributes = SOUND[op]
+    attributes = {**sound_attributes, **(attributes or {})}
+    attributes.pop(drop, None)
+    made = op_model(op, shape or sound_shape, {**constants(op), **(values or {})}, attributes, "the node", **model)
+    with pytest.raises(Exception, match="the node") as caught:
+        session(made)
+    assert f"({op})" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("op", sorted(SOUND))
+def test_the_sound_nodes_are_accepted(op):
+    shape, attributes = SOUND[op]
+    session(op_model(op, shape, constants(op), attributes))
+
+
+@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        ({"pads": [1, -1, 1, 1]}, "pads"),
+        ({"pads": [1, 1]}, "pads"),
+        ({"pads": [2**40, 0, 0, 0]}, "pads"),
+        ({"strides": [0, 1]}, "strides"),
+        ({"dilations": [1, 0]}, "dilations"),
+        ({"group": 0}, "group"),
+        ({"group": 3}, "16, ?, 2], not [?, 48"),
+        ({"pad_value": 2}, "pad_value"),
+        ({"width": 0}, "width"),
+        ({"width": 2**40}, "width"),
+        ({"weight_shape": [0, 16, 3, 3]}, "weight_shape"),
+        ({"weight_shape": [4, 0, 3, 3]}, "weight_shape"),
+        ({"weight_shape": [4, 16, 3]}, "weight_shape"),
+        ({"weight_shape": [2**31 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1]}, "weight_shape"),
+        ({"weight_shape": [2**62, 16, 3, 3]}, "weight_shape"),
+        ({"weight_shape": [5, 16, 3, 3]}, "weight"),
+        ({"pads": [0, 0, 0, 0], "weight_shape": [4, 16, 1, 9], "width": 5}, ""),
+    ],
+)
+def test_convolution_attributes(op, attributes, text):
+    assert text in message(op, attributes=attributes)
+
+
+@pytest.mark.parametrize("name", sorted(CONV))
+def test_missing_convolution_attribute(name):
+    assert name in message("BinaryConv", drop=name)
+
+
+@pytest.mark.parametrize("op", ["BinaryConvThreshold", "BinaryConvDual", "BinaryLinearThreshold", "BinaryLinearDual"])
+@pytest.mark.parametrize("count", [0, 1, 3, 6])
+def test_wrong_threshold_count(op, count):
+    assert "threshold" in message(op, values={"threshold": np.zeros(count, np.int32)})
+
+
+@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryLinear"])
+def test_wrong_packed_length(op):
+    rows = 4 if "Conv" in op else 5
+    assert "weight" in message(op, values={"weight": random_bits(RNG, rows, 17)})
+
+
+def test_wrong_types():
+    """Onnxruntime itself refuses these, by the ops' declared types."""
+    assert "weight" in message("BinaryConv", values={"weight": np.zeros((4, 18), np.int32)})
+    assert "scale" in message("BinaryConv", values={"scale": np.zeros(4, np.float64)})
+    assert "threshold" in message("BinaryConvThreshold", values={"threshold": np.zeros(4, np.float32)})
+
+
+@pytest.mark.parametrize(("op", "name"), [("BinaryConv", "weight"), ("BinaryConvThreshold", "threshold")])
+def test_constants_must_be_constant(op, name):
+    assert name in message(op, not_constant=name)
+
+
+def test_linear_attributes():
+    assert "weight_shape" in message("BinaryLinear", attributes={"weight_shape": [5, 0]})
+    assert "weight_shape" in message("BinaryLinear", attributes={"weight_shape": [5, 2**40]})
+    assert "width" in message("BinaryLinear", attributes={"width": 7})
+
+
+def test_pool_attributes():
+    assert "kernel_shape" in message("MaxPoolSigns", attributes={"kernel_shape": [0, 2]})
+    assert "pads" in message("MaxPoolSigns", attributes={"pads": [0, 0, 0, -1]})
+    assert "pad" in message("MaxPoolSigns", attributes={"pads": [2, 0, 0, 0]})
+    assert "direction" in message("MaxPoolSigns", values={"direction": np.array([1, 1, 0, 1, 1, 1], np.int8)})
+
+
+def test_binarize_constants():
+    assert "threshold" in message("Binarize", values={"threshold": np.array([0, np.nan, 0], np.float32)})
+    assert "direction" in message("Binarize", values={"direction": np.array([1, 2, 1], np.int8)})
+    assert "nan_bit" in message("Binarize", attributes={"nan_bit": 2})
+
+
+@pytest.mark.parametrize(
+    ("op", "shape"),
+    [("BinaryConv", (1, 15, 8, 2)), ("BinaryConv", (1, 16, 8, 3)), ("BinaryLinear", (1, 4)), ("UnpackSigns", (2, 4)),
+     ("MaxPoolSigns", (1, 5, 8, 2))],
+)  # fmt: skip
+def test_input_of_another_shape_is_refused_when_run(op, shape):
+    """A graph that leaves the shape open is accepted; the run says which node and why."""
+    model = op_model(op, [None] * len(shape), constants(op), SOUND[op][1], "the node")
+    made = session(model)
+    with pytest.raises(Exception, match="bnncc: node 'the node'"):
+        made.run(None, {"x": random_bits(RNG, *shape)})
+
+
+def test_unknown_instruction_set(monkeypatch):
+    monkeypatch.setenv("BNNCC_ISA", "avx1024")
+    assert "avx1024" in message("BinaryConv")

@@ -1,0 +1,165 @@
+"""The ops in onnxruntime: kernels against function bodies, on every instruction set, exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from op_models import OUTPUTS, op_model, random_bits, run_both, session
+
+from bnncc import runtime
+
+ISAS = ["portable", "avx2", "avx512bw", "avx512vpopcntdq"]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    if request.param not in runtime.isas():
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setenv("BNNCC_ISA", request.param)
+    return request.param
+
+
+def epilogue(rng: np.random.Generator, op: str, filters: int, spread: float) -> dict[str, np.ndarray]:
+    """Scale and shift, threshold, or both, as the op wants; sometimes one value for all channels."""
+    constants = {}
+    if not op.endswith("Threshold"):
+        constants["scale"] = rng.standard_normal(filters if rng.random() < 0.7 else 1).astype(np.float32)
+        constants["shift"] = rng.standard_normal(filters if rng.random() < 0.7 else 1).astype(np.float32)
+    if op.endswith(("Threshold", "Dual")):
+        constants["threshold"] = rng.integers(-spread, spread + 1, filters).astype(np.int32)
+    return constants
+
+
+def random_conv(rng: np.random.Generator, op: str):
+    """A model of one convolution and an input for it."""
+    group = int(rng.choice([1, 1, 2, 3]))
+    channels, filters = group * int(rng.integers(1, 40)), group * int(rng.integers(1, 30))
+    kernel = rng.integers(1, 4, 2).tolist()
+    dilations = rng.integers(1, 3, 2).tolist()
+    pads = rng.integers(0, 3, 4).tolist()
+    smallest = [
+        max(1, (k - 1) * d + 1 - p - q) for k, d, p, q in zip(kernel, dilations, pads[:2], pads[2:], strict=True)
+    ]
+    height, width = (int(s + rng.integers(0, 14)) for s in smallest)
+    length = channels // group * kernel[0] * kernel[1]
+    attributes = {
+        "weight_shape": [filters, channels // group, *kernel],
+        "width": width,
+        "strides": rng.integers(1, 4, 2).tolist(),
+        "pads": pads,
+        "dilations": dilations,
+        "group": group,
+        "pad_value": int(rng.integers(-1, 2)),
+    }
+    constants = {"weight": random_bits(rng, filters, -(-length // 8)), **epilogue(rng, op, filters, length**0.5)}
+    batch = int(rng.integers(1, 4))
+    shape = [batch, channels, height, -(-width // 8)]
+    declared = ["N", channels, "H" if rng.random() < 0.5 else height, shape[3]]
+    return op_model(op, declared, constants, attributes), random_bits(rng, *shape)
+
+
+def random_linear(rng: np.random.Generator, op: str):
+    rows, width, filters = int(rng.integers(1, 9)), int(rng.integers(1, 70)), int(rng.integers(1, 90))
+    length = rows * width
+    constants = {"weight": random_bits(rng, filters, -(-length // 8)), **epilogue(rng, op, filters, length**0.5)}
+    batch = int(rng.integers(1, 5))
+    shape = [batch, rows, -(-width // 8)] if rng.random() < 0.7 else [batch, rows, 1, -(-width // 8)]
+    model = op_model(op, ["N", *shape[1:]], constants, {"weight_shape": [filters, length], "width": width})
+    return model, random_bits(rng, *shape)
+
+
+def random_pool(rng: np.random.Generator, op: str):
+    kernel = rng.integers(1, 4, 2).tolist()
+    pads = [int(rng.integers(0, k)) for k in (*kernel, *kernel)]
+    dilations = rng.integers(1, 3, 2).tolist()
+    smallest = [
+        max(1, (k - 1) * d + 1 - p - q) for k, d, p, q in zip(kernel, dilations, pads[:2], pads[2:], strict=True)
+    ]
+    height, width = (int(s + rng.integers(0, 14)) for s in smallest)
+    channels = int(rng.integers(1, 9))
+    attributes = {
+        "width": width,
+        "kernel_shape": kernel,
+        "strides": rng.integers(1, 4, 2).tolist(),
+        "pads": pads,
+        "dilations": dilations,
+        "ceil_mode": int(rng.integers(0, 2)),
+    }
+    direction = rng.choice(np.array([-1, 1], np.int8), channels if rng.random() < 0.7 else 1)
+    shape = [int(rng.integers(1, 4)), channels, height, -(-width // 8)]
+    return op_model(op, ["N", channels, "H", shape[3]], {"direction": direction}, attributes), random_bits(rng, *shape)
+
+
+def random_binarize(rng: np.random.Generator, op: str):
+    shape = rng.integers(1, 23, int(rng.integers(2, 6))).tolist()
+    count = shape[1] if rng.random() < 0.6 else 1
+    constants = {
+        "threshold": np.round(rng.standard_normal(count), 1).astype(np.float32),
+        "direction": rng.choice(np.array([-1, 1], np.int8), count if rng.random() < 0.6 else 1),
+    }
+    x = np.round(rng.standard_normal(shape), 1).astype(np.float32)  # many values on a threshold
+    x[rng.random(shape) < 0.05] = np.nan
+    x[rng.random(shape) < 0.02] = np.inf
+    x[rng.random(shape) < 0.02] = -np.inf
+    return op_model(op, ["N", *shape[1:]], constants, {"nan_bit": int(rng.integers(0, 2))}), x
+
+
+def random_unpack(rng: np.random.Generator, op: str):
+    width = int(rng.integers(1, 100))
+    shape = [*rng.integers(1, 7, int(rng.integers(1, 4))).tolist(), -(-width // 8)]
+    return op_model(op, ["N", *shape[1:]], {}, {"width": width}), random_bits(rng, *shape)
+
+
+CASES = {
+    **dict.fromkeys(("BinaryConv", "BinaryConvThreshold", "BinaryConvDual"), random_conv),
+    **dict.fromkeys(("BinaryLinear", "BinaryLinearThreshold", "BinaryLinearDual"), random_linear),
+    "MaxPoolSigns": random_pool,
+    "Binarize": random_binarize,
+    "UnpackSigns": random_unpack,
+}
+
+
+@pytest.mark.parametrize("op", sorted(OUTPUTS))
+def test_kernel_equals_body(op, isa):
+    """Random shapes and attributes; bits and floats are the same, to the bit: the body rounds as the kernel does."""
+    rng = np.random.default_rng(sum(op.encode()))
+    for _ in range(25):
+        model, x = CASES[op](rng, op)
+        for kernel, body in zip(*run_both(model, x), strict=True):
+            assert kernel.dtype == body.dtype
+            assert np.array_equal(kernel, body), model.graph.node[0]
+
+
+@pytest.mark.parametrize("op", sorted(OUTPUTS))
+def test_threads_do_not_change_a_bit(op):
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        model, x = CASES[op](rng, op)
+        x = np.concatenate([x] * 8)
+        one, many = (session(model, threads=threads).run(None, {"x": x}) for threads in (1, 3))
+        assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+@pytest.mark.parametrize("op", sorted(OUTPUTS))
+def test_empty_batch(op):
+    rng = np.random.default_rng(6)
+    model, x = CASES[op](rng, op)
+    full, empty = (session(model).run(None, {"x": part}) for part in (x, x[:0]))
+    assert [a.shape for a in empty] == [(0, *a.shape[1:]) for a in full]
+
+
+@pytest.mark.parametrize("op", sorted(OUTPUTS))
+def test_shapes_are_inferred(op):
+    """What onnxruntime infers before a run is what a run gives; the batch stays symbolic."""
+    rng = np.random.default_rng(7)
+    for _ in range(10):
+        model, x = CASES[op](rng, op)
+        attributes = {attribute.name: attribute.i for attribute in model.graph.node[0].attribute}
+        if attributes.get("ceil_mode"):
+            continue  # a symbolic height divided and rounded up has no name
+        made = session(model)
+        for value, result in zip(made.get_outputs(), made.run(None, {"x": x}), strict=True):
+            assert len(value.shape) == result.ndim
+            known = [(a, b) for a, b in zip(value.shape, result.shape, strict=True) if isinstance(a, int)]
+            assert all(a == b for a, b in known)
+            assert value.shape[-1] == result.shape[-1]
