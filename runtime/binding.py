@@ -1,9 +1,9 @@
 """The library's functions on NumPy arrays, for use without onnxruntime.
 
-Packed signs: an array of +-1 of shape [..., width] is uint8 [..., ceil(width / 8)], bits along the last axis,
-little-endian, 1 for +1 and 0 for -1; unused high bits of a row's last byte are 0 on output and ignored on input. `isa` is
-"auto" (the environment variable BNNCC_ISA if set, else the best that the CPU has) or one of `isas()`. Everything runs on
-the caller's thread, without holding Python's lock. Errors in the arguments raise bnncc.errors.BadInput.
+Packed signs: an array of +-1 of shape [..., width] is uint8 [..., ceil(width / 8)], bits along the last axis, little-
+endian, 1 for +1 and 0 for -1; unused high bits of a row's last byte are 0 on output and ignored on input. `isa` is
+"auto" (the environment variable BNNCC_ISA if set, else the best that the CPU has) or one of `isas()`. Everything runs
+on the caller's thread, without holding Python's lock. Errors in the arguments raise bnncc.errors.BadInput.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def binarize(
 ) -> Packed:
     """Return packed signs of `x >= threshold` where direction is +1, of `x <= threshold` where it is -1.
 
-    Parameters: `x`, float32 [N, C, ...] of two or more dimensions; `threshold`, one value or C; `direction`, one value or
-    C, each +1 or -1; `nan_bit`, the bit of a NaN in x. Returns uint8 [N, C, ..., ceil(L / 8)] for a last axis of L.
+    Parameters: `x`, float32 [N, C, ...] of two or more dimensions; `threshold`, one value or C; `direction`, one
+    value or C, each +1 or -1; `nan_bit`, the bit of a NaN in x. Returns uint8 [N, C, ..., ceil(L / 8)] for a last
+    axis of L.
     """
     ffi, lib = interface(), library()
     x = _array(x, np.float32, "x")
@@ -133,11 +134,11 @@ class Conv2d:
     """A binary convolution with its epilogue, prepared once and run many times, by many threads if wanted.
 
     Parameters: `weight`, packed signs [M, ceil(K / 8)] with K = C/group * kh * kw in (channel, row, column) order;
-    `weight_shape`, (M, C/group, kh, kw); `width` of the input; `strides` and `dilations`, (height, width); `pads`, (top,
-    left, bottom, right); `group`; `pad_value`, 0 for padding that contributes nothing, or the sign that it has. The
-    epilogue: `scale` and `shift`, float32 of one value or M, give the float output dot * scale + shift, each step rounded;
-    `threshold`, int32 [M], gives the bit output dot >= threshold. Without any of them the float output is the dot product
-    itself.
+    `weight_shape`, (M, C/group, kh, kw); `width` of the input; `strides` and `dilations`, (height, width); `pads`,
+    (top, left, bottom, right); `group`; `pad_value`, 0 for padding that contributes nothing, or the sign that it has.
+    The epilogue: `scale` and `shift`, float32 of one value or M, give the float output dot * scale + shift, each step
+    rounded; `threshold`, int32 [M], gives the bit output dot >= threshold. Without any of them the float output is
+    the dot product itself.
     """
 
     def __init__(
