@@ -16,10 +16,10 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --constraint const
 .DELETE_ON_ERROR:
 
 ## setup: .venv with the project, its optional parts and the tools of its tests
-setup: $(VENV)/.library
+setup: $(VENV)/.installed
 
 ## demo: compiles a shipped network, verifies it and measures it on real images (no PyTorch)
-demo: $(DEMO_VENV)/.library
+demo: $(DEMO_VENV)/.installed
 	mkdir -p $(DEMO_OUT)
 	$(DEMO_VENV)/bin/bnncc compile $(SHIPPED).onnx -o $(DEMO_OUT)/vgg_small.bnncc.onnx --data $(IMAGES) \
 	    --report $(DEMO_OUT)/report.json
@@ -43,11 +43,11 @@ lint: setup
 clean:
 	rm -rf build dist $(VENV) $(DEMO_VENV)
 
-$(VENV)/.packages: EXTRAS := [models,test]
-$(DEMO_VENV)/.packages: EXTRAS :=
+$(VENV)/.installed: EXTRAS := [models,test]
+$(DEMO_VENV)/.installed: EXTRAS :=
 
-# An environment with the project and the packages it needs ...
-%/.packages: pyproject.toml constraints.txt
+# An environment with the project, what it needs, and the library built from the sources as they are.
+%/.installed: pyproject.toml constraints.txt $(LIBRARY_SOURCES)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.10 or later" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "$(PYTHON) is too old: bnncc needs Python 3.10 or later" >&2; exit 1; }
@@ -56,9 +56,4 @@ $(DEMO_VENV)/.packages: EXTRAS :=
 	@command -v $${CC:-cc} >/dev/null || { echo "no C compiler: install one (Debian: apt install gcc)" >&2; exit 1; }
 	@test -x $*/bin/python || $(PYTHON) -m venv $*
 	$*/bin/python $(INSTALL) --editable '.$(EXTRAS)'
-	@touch $@
-
-# ... and the library anew where its sources changed since.
-%/.library: %/.packages $(LIBRARY_SOURCES)
-	$*/bin/python $(INSTALL) --no-deps --editable .
 	@touch $@
