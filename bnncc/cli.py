@@ -223,7 +223,8 @@ def compile_command(
 ) -> None:
     """Compile the binary layers of MODEL.onnx, verify the result against it, and write it to OUT.onnx."""
     from bnncc.pipeline import compile as compile_model
-    from bnncc.report import Report, print_report
+    from bnncc.report import Report
+    from bnncc.tables import print_report
 
     config = _config(config_file, **options)
     inputs = [model, data, config_file]
@@ -257,7 +258,7 @@ def compile_command(
 def inspect_command(model: Path, as_json: bool, config_file: Path | None, **options: Any) -> None:
     """Say what is binary in MODEL.onnx, what could be and why not, or what is in a compiled model."""
     from bnncc.inspection import inspect
-    from bnncc.report import print_report
+    from bnncc.tables import print_report
 
     with progress_line() as progress:
         report = inspect(model, _config(config_file, **options), progress)
@@ -285,7 +286,7 @@ def verify_command(
 ) -> None:
     """Compare two models on random inputs and on data: bits at the binarizers if B was compiled from A, and outputs."""
     from bnncc.gates import failures, verify_gates
-    from bnncc.report import print_gates, print_verify
+    from bnncc.tables import print_gates, print_verify
     from bnncc.verification import verify
 
     config = _config(**options)
@@ -336,7 +337,7 @@ def bench_command(
 ) -> None:
     """Time calls of MODEL.onnx, and of another model in turns with it: medians and their ratio."""
     from bnncc.benchmark import bench
-    from bnncc.report import print_bench
+    from bnncc.tables import print_bench
 
     inputs = [model, against, data]
     _check_json(json_file, inputs)

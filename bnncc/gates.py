@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bnncc.config import Config
-from bnncc.report import BenchReport, GateReport, LayerReport, VerifyReport, percent_text
+from bnncc.report import BenchReport, GateReport, LayerReport, VerifyReport
+from bnncc.tables import percent_text
 
 
 def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport]:

@@ -18,8 +18,9 @@ from bnncc.gates import verify_gates
 from bnncc.graphs import upstream
 from bnncc.passes.base import SignTensor
 from bnncc.passes.pipeline import run_passes
-from bnncc.report import OptimizerReport, print_verify
+from bnncc.report import OptimizerReport
 from bnncc.sign_tensors import sign_tensors_from_json, sign_tensors_to_json, unpack
+from bnncc.tables import print_verify
 from bnncc.verification import compare
 
 NAMES = ("reference", "compiled")
