@@ -94,12 +94,10 @@ class CanonicalizeBinarizers:
 def _step_of(node: gs.Node, steps: dict[int, Step]) -> Step | None:
     if len(node.outputs) != 1 or node.domain not in (None, "", "ai.onnx"):
         return None
-    if node.op in _COMPARISONS:
-        direct = _comparison(node)
-        if direct is not None:
-            return direct
     inputs = [steps.get(id(tensor)) for tensor in node.inputs]
     known = [step for step in inputs if step is not None]
+    if not known and node.op in _COMPARISONS:
+        return _comparison(node)
     if not known:
         return _sign(node) if node.op == "Sign" else _without_residue(node, steps)
     return _elementwise(node, inputs, known[0])

@@ -21,11 +21,13 @@ from bnncc.passes.chains import Chain, integer_chain
 _MAKES_ZEROS = ("Relu", "ThresholdedRelu", "Shrink", "HardSwish", "HardSigmoid", "Floor", "Ceil", "Round", "Sign",
                 "Trunc", "Mod", "Not", "And", "Or", "Xor", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual",
                 "OneHot", "NonZero", "TopK", "ArgMax", "ArgMin", "Shape", "Size")  # fmt: skip
-# Give 0 where their data input is 0, or move values.
-_KEEPS_ZEROS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "GlobalMaxPool", "ReduceMax",
-                "ReduceMin", "Neg", "Abs", "Sqrt", "Slice", "Gather", "Split", "Expand", "Tile", "Tanh", "Erf",
-                "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "Softsign", "Cast", "DepthToSpace",
-                "SpaceToDepth", "Resize", "Upsample", "Identity", "Dropout", "Div", "Clip")  # fmt: skip
+# Move or select elements of their first input.
+_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "GlobalMaxPool", "ReduceMax",
+          "ReduceMin", "Slice", "Gather", "Split", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Identity",
+          "Dropout")  # fmt: skip
+# Give 0 where their first input is 0.
+_KEEPS_ZEROS = ("Neg", "Abs", "Sqrt", "Tanh", "Erf", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Mish",
+                "Softsign", "Cast", "Resize", "Upsample", "Div", "Clip", "Pad")  # fmt: skip
 # Add up, average or select from all their inputs.
 _SUMS = ("Add", "Sub", "Sum", "Mean", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceL1")
 
@@ -106,7 +108,7 @@ def exact_zero(tensor: gs.Tensor) -> str | None:
         return exact_zero(node.inputs[0])
     if node.op in ("Mul", "Concat", "Max", "Min", "Where"):
         return next((reason for reason in map(exact_zero, _variable(node)) if reason), None)
-    if node.op in (*_KEEPS_ZEROS, "Pad"):
+    if node.op in (*_MOVES, *_KEEPS_ZEROS):
         return exact_zero(node.inputs[0])
     return None
 
@@ -122,7 +124,7 @@ def is_discrete(tensor: gs.Tensor) -> bool:
         return True
     if node.op == "Cast":
         return node.inputs[0].dtype is not None and node.inputs[0].dtype.kind in "iub"
-    if node.op in (*_SUMS, "Mul", "Div", "MaxPool", "Neg", "Concat", *bl.RESHAPING):
+    if node.op in (*_SUMS, *_MOVES, "Mul", "Div", "Neg", "Pad", "Concat"):
         return all(is_discrete(source) for source in node.inputs[: _data_count(node)])
     return False
 
