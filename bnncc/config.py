@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bnncc.errors import BadInput
 
@@ -84,6 +87,25 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """Return a copy with some options changed, checked again."""
         return dataclasses.replace(self, **changes)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def checks_config(function: Function) -> Function:
+    """Wrap a function so that an argument `config` that is neither None nor a `Config` raises BadInput."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        config = signature.bind(*arguments, **keywords).arguments.get("config")
+        if config is not None and not isinstance(config, Config):
+            raise BadInput(
+                f"config: must be a bnncc.Config (bnncc.load_config reads one from a file), not {type(config).__name__}"
+            )
+        return function(*arguments, **keywords)
+
+    return checked  # type: ignore[return-value]
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
