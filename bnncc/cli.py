@@ -155,6 +155,12 @@ _verbose_option = click.option(
 _output_gates = _options(
     click.option("--min-argmax-agreement", type=float, metavar="SHARE", help="Gate: least share of the same class."),
     click.option("--max-abs-diff", type=float, metavar="D", help="Gate: outputs differ by at most this."),
+    click.option(
+        "--max-rel-diff",
+        type=float,
+        metavar="D",
+        help="Gate: outputs differ by at most this share of their largest magnitude. [without gates: 1e-3]",
+    ),
 )
 
 
@@ -304,7 +310,7 @@ def verify_command(
     emit_tables(draw)
     causes = failures(gates)
     if not report.passed:
-        causes.insert(0, f"{report.flipped_bits} flipped bits")
+        causes.insert(0, f"verification failed: {'; '.join(report.failures)}")
     if causes:
         raise GateFailed(f"{compiled}: {'; '.join(causes)}")
 

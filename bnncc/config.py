@@ -45,6 +45,9 @@ class Config:
     """Gate: smallest share (0 to 1) of samples on which both models name the same class."""
     max_abs_diff: float | None = None
     """Gate: largest absolute difference of the outputs, over the samples without near-ties."""
+    max_rel_diff: float | None = None
+    """Gate: as `max_abs_diff`, against the largest magnitude of the output; it takes the place of the limit that
+    verification has of its own, `bnncc.verification.MAX_REL_DIFF`."""
     min_speedup: float | None = None
     """Gate: smallest ratio of the original's median time to the compiled model's."""
     require_binary: str | None = None
@@ -58,7 +61,8 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInput(f"config: {name} must be a whole number of at least {least}, not {value!r}")
-        for name, most in (("min_argmax_agreement", 1.0), ("max_abs_diff", None), ("min_speedup", None)):
+        numbers = {"min_argmax_agreement": 1.0, "max_abs_diff": None, "max_rel_diff": None, "min_speedup": None}
+        for name, most in numbers.items():
             value = getattr(self, name)
             if value is None:
                 continue

@@ -1,4 +1,4 @@
-"""Questions to ONNX graphs: what depends on what, and which bits come from integers; inner tensors as outputs."""
+"""Questions to ONNX graphs: what depends on what; inner tensors as outputs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ import onnx
 
 from bnncc.errors import BadInput
 from bnncc.model_io import walk_nodes
-
-# Ops that compare an exact integer with an integer threshold, and ops that only move bits.
-_INTEGER_OPS = frozenset(
-    {"BinaryConvThreshold", "BinaryConvDual", "BinaryLinearThreshold", "BinaryLinearDual"},
-)
-_BIT_OPS = frozenset({"MaxPoolSigns", "Identity", "Reshape", "Flatten"})
 
 
 def exposed(model: onnx.ModelProto, tensors: Iterable[str], name: str) -> onnx.ModelProto:
@@ -29,19 +23,6 @@ def exposed(model: onnx.ModelProto, tensors: Iterable[str], name: str) -> onnx.M
             present.add(tensor)
             copy.graph.output.append(onnx.ValueInfoProto(name=tensor))  # onnxruntime infers type and shape
     return copy
-
-
-def from_integers(graph: onnx.GraphProto, packed: Iterable[str]) -> set[str]:
-    """Return which of these packed tensors of a compiled model hold the outcomes of integer comparisons."""
-    makers = {output: node for node in graph.node for output in node.output}
-    exact = set()
-    for name in packed:
-        source = name
-        while source in makers and makers[source].op_type in _BIT_OPS:
-            source = makers[source].input[0]
-        if source in makers and makers[source].op_type in _INTEGER_OPS:
-            exact.add(name)
-    return exact
 
 
 def upstream(graph: onnx.GraphProto, tensors: Sequence[str]) -> dict[str, set[str]]:

@@ -201,8 +201,7 @@ def count_ops(model: onnx.ModelProto) -> dict[str, int]:
 def _refuse_failures(report: Report, target: Path | None) -> None:
     causes = []
     if report.verify is not None and not report.verify.passed:
-        where = ", ".join(list(report.verify.flipped_by_tensor)[:3])
-        causes.append(f"verification failed: {report.verify.flipped_bits} flipped bits, at {where}")
+        causes.append(f"verification failed: {'; '.join(report.verify.failures)}")
     causes += failures(report.gates)
     if causes:
         written = ""

@@ -108,13 +108,15 @@ class VerifyReport:
     through: str
     """"library" or "functions": what ran the compiled model."""
     flipped_by_tensor: dict[str, int]
+    failures: list[str]
+    """What is wrong, in words; empty where the models agree."""
     notes: list[str]
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether no bit is wrong."""
-        return not self.flipped_bits
+        """Whether nothing is wrong."""
+        return not self.failures
 
 
 @dataclasses.dataclass

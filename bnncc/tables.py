@@ -204,6 +204,8 @@ def print_verify(report: VerifyReport, console: Console) -> None:
         rows.add_row(
             "accuracy", f"{percent_text(report.accuracy.reference)} -> {percent_text(report.accuracy.compiled)}"
         )
+    for failure in report.failures:
+        rows.add_row("[red]failed[/]", Text(failure))
     for note in report.notes:
         rows.add_row("note", Text(note))
     console.print(rows, highlight=False)

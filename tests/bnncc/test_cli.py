@@ -206,10 +206,17 @@ def test_verify_both_ways(bnncc, cnn, compiled, images, make_cnn, tmp_path):
     other = tmp_path / "other.onnx"
     onnx.save(make_cnn(seed=8), other)
     result = bnncc("verify", other, compiled)
-    assert result.exit_code == 0
+    fails(result, 1, "compiled.onnx: verification failed: output 'logits' differs by", "which is more than 0.001")
+    assert "failed" in result.stdout
     assert "was compiled from another file than other.onnx: only outputs" in " ".join(result.stdout.split())
     fails(bnncc("verify", other, compiled, "--max-abs-diff", 1e-3), 1, "compiled.onnx", "at most 0.001 asked for")
     fails(bnncc("verify", cnn, other, "--min-argmax-agreement", 1), 1, "other.onnx", "at least 100% asked for")
+    fails(bnncc("verify", cnn, other), 1, "which is more than 0.001")
+    fails(bnncc("verify", cnn, other, "--max-rel-diff", 1e-6), 1, "at most 1e-06 asked for")
+    # Between two originals a gate says what is asked for; a compiled file owes agreement as well.
+    assert bnncc("verify", cnn, other, "--max-abs-diff", 1e6).exit_code == 0
+    assert bnncc("verify", cnn, other, "--max-rel-diff", 1e6).exit_code == 0
+    fails(bnncc("verify", other, compiled, "--max-abs-diff", 1e6), 1, "which is more than 0.001")
 
 
 def test_verify_finds_a_wrong_bit(bnncc, cnn, compiled, tmp_path):
