@@ -135,7 +135,8 @@ Binarize <nan_bit> (x, threshold, direction) => (packed) {
 }"""
 
 # The maximum of signs over a window, or the minimum where `direction` is -1: min(x) = -max(-x). With ceil_mode,
-# onnxruntime 1.18 adds windows that begin in the padding, in this body as in any MaxPool; later ones and the kernel do not.
+# onnxruntime 1.18 adds windows that begin in the padding, in this body as in any MaxPool; later ones and the kernel
+# do not.
 _MAX_POOL_SIGNS = """
 MaxPoolSigns <width, kernel_shape, strides, pads, dilations, ceil_mode> (packed, direction) => (pooled) {
     zero_f = Constant <value = float {0}> ()
