@@ -21,7 +21,7 @@ from rich.text import Text
 
 from bnncc import __version__
 from bnncc.config import Config, load_config
-from bnncc.errors import BadInput, BnnccError, GateFailed
+from bnncc.errors import BadInput, BnnccError, GateFailed, InternalError
 
 # What a table is laid out for when stdout is no terminal.
 _PLAIN_WIDTH = 100
@@ -59,8 +59,38 @@ def progress_line() -> Iterator[Callable[[str], None] | None]:
         yield lambda text: status.update(Text(text))
 
 
+class _Command(click.Command):
+    """Names the file and the place of an error that nobody foresaw."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (BnnccError, click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        # The one place that takes any exception. Models come from anywhere and libraries raise what they like: a script
+        # that compiles a thousand of them needs to know which one failed, in one line and with the documented status.
+        # Nothing is swallowed: the status is not 0, nothing was written, and -v shows the traceback.
+        except Exception as error:
+            files = (str(ctx.params[name]) for name in ("model", "reference", "compiled") if name in ctx.params)
+            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise InternalError(
+                f"{', '.join(files)}: internal error in {_place(error)}: {cause} (-v for the traceback)"
+            ) from error
+
+
+def _place(error: BaseException) -> str:
+    """Return which function of bnncc was running, and before it the pass that called it, if one did."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    places = [f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}" for frame in frames]
+    places = [place for place in places if place.startswith("bnncc.")]
+    passes = [place for place in places if place.startswith("bnncc.passes.") and place.endswith(".apply")]
+    return ", ".join(dict.fromkeys([*passes, *places[-1:]]))
+
+
 class _Group(click.Group):
     """Turns every error that a user can cause into one line and an exit status, wherever the group is called from."""
+
+    command_class = _Command
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)

@@ -170,6 +170,34 @@ def test_verbose_adds_the_traceback(bnncc):
         assert result.stderr.splitlines()[-1] == "bnncc: none.onnx: no such file"
 
 
+def test_errors_that_nobody_foresaw(bnncc, cnn, tmp_path, monkeypatch):
+    """They name the file and the pass too, and nothing is written."""
+
+    def fail(tensor):
+        raise KeyError("nobody\nforesaw")
+
+    monkeypatch.setattr("bnncc.passes.graph.producer", fail)
+    out = tmp_path / "o.onnx"
+    for arguments in (("compile", cnn, "-o", out), ("inspect", cnn)):
+        fails(
+            bnncc(*arguments),
+            2,
+            f"bnncc: {cnn}: internal error in bnncc.passes.canonicalize_binarizers.apply, bnncc.passes.graph.",
+            "KeyError",
+            "(-v for the trace",
+        )
+    assert not out.exists()
+    assert "Traceback (most recent call last)" in bnncc("inspect", cnn, "-v").stderr
+
+
+def test_what_onnx_refuses_within_a_pass(bnncc, cnn, monkeypatch):
+    def fail(self, graph, context):
+        raise onnx.shape_inference.InferenceError("node n: dimension 1 does not fit")
+
+    monkeypatch.setattr("bnncc.passes.thresholds.Thresholds.apply", fail)
+    fails(bnncc("inspect", cnn), 2, f"bnncc: {cnn}: pass thresholds: node n: dimension 1 does not fit")
+
+
 def test_help_and_version(bnncc):
     assert bnncc("--version").stdout == f"bnncc {package.__version__}\n"
     for command in ("compile", "inspect", "verify", "bench", "run"):
