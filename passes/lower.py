@@ -211,12 +211,22 @@ _UNCLEAR = "the output size of this ceil_mode, auto_pad and dilations differs be
 
 
 def _has_unclear_size(pool: gs.Node) -> bool:
-    """Whether ONNX and onnxruntime disagree on a pool's size: ceil_mode with padding, SAME padding with dilations."""
+    """Whether ONNX and onnxruntime may disagree on a pool's size.
+
+    They do where ceil_mode adds a window that starts outside the input (onnxruntime drops it, ONNX only from opset 22
+    on), where auto_pad comes with ceil_mode, and where SAME padding comes with dilations.
+    """
     if pool.op not in ("MaxPool", "AveragePool", "LpPool"):
         return False
     mode = pool.attrs.get("auto_pad", "NOTSET")
-    ceil = bool(pool.attrs.get("ceil_mode", 0)) and (any(pool.attrs.get("pads", [])) or mode not in ("NOTSET", ""))
-    return ceil or (mode.startswith("SAME") and any(d != 1 for d in pool.attrs.get("dilations", [])))
+    kernel = pool.attrs.get("kernel_shape", [])
+    dilations = pool.attrs.get("dilations", [1] * len(kernel))
+    strides = pool.attrs.get("strides", [1] * len(kernel))
+    if mode.startswith("SAME") and any(dilation != 1 for dilation in dilations):
+        return True
+    skips = any(s > (k - 1) * d + 1 for s, k, d in zip(strides, kernel, dilations, strict=True))
+    explicit = any(pool.attrs.get("pads", []))
+    return bool(pool.attrs.get("ceil_mode", 0)) and (explicit or skips or mode not in ("NOTSET", ""))
 
 
 def _match_pool(node: gs.Node) -> tuple[gs.Node | None, np.ndarray | None]:
