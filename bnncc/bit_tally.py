@@ -50,9 +50,15 @@ class Rows:
 class BitTally:
     """Bits that differ at the binarizers of the reference, sorted by cause, summed up over runs."""
 
-    def __init__(self, reference: onnx.ModelProto, tensors: Sequence[SignTensor], exact: set[str]) -> None:
-        """`exact` names the +-1 tensors of the reference behind which nothing is rounded: they have no near-ties."""
-        self.upstream = upstream(reference.graph, [tensor.original for tensor in tensors])
+    def __init__(
+        self, reference: onnx.ModelProto, tensors: Sequence[SignTensor], exact: set[str], chained: bool = True
+    ) -> None:
+        """`exact` names the +-1 tensors of the reference behind which nothing is rounded: they have no near-ties.
+
+        `chained`: whether each depends on those before it; not where the bits before it were the reference's.
+        """
+        originals = [tensor.original for tensor in tensors]
+        self.upstream = upstream(reference.graph, originals) if chained else {name: set() for name in originals}
         # A binarizer has more others above it than any of those have: so each comes after what it depends on.
         self.tensors = sorted(tensors, key=lambda tensor: len(self.upstream[tensor.original]))
         self.exact = exact

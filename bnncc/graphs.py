@@ -1,10 +1,11 @@
-"""Questions to ONNX graphs: what depends on what; inner tensors as outputs."""
+"""Questions to ONNX graphs: what depends on what; inner tensors as outputs and as inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import onnx
+from onnx import helper
 
 from bnncc.errors import BadInput
 from bnncc.model_io import walk_nodes
@@ -23,6 +24,21 @@ def exposed(model: onnx.ModelProto, tensors: Iterable[str], name: str) -> onnx.M
             present.add(tensor)
             copy.graph.output.append(onnx.ValueInfoProto(name=tensor))  # onnxruntime infers type and shape
     return copy
+
+
+def fed(model: onnx.ModelProto, tensors: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a copy whose nodes read these uint8 tensors from inputs of the graph, and the input for each tensor.
+
+    The tensors are still made, so that they can be outputs.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    inputs = {tensor: f"{tensor}/given" for tensor in tensors}
+    for node in copy.graph.node:
+        node.input[:] = [inputs.get(name, name) for name in node.input]
+    for name in inputs.values():
+        copy.graph.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    return copy, inputs
 
 
 def upstream(graph: onnx.GraphProto, tensors: Sequence[str]) -> dict[str, set[str]]:

@@ -96,11 +96,11 @@ class VerifyReport:
     downstream: int | None
     onnxruntime: OptimizerReport | None
     """Only where there are near-ties."""
-    max_abs_diff: float | None
-    """Over the outputs of the samples without near-ties; None if there is no such sample."""
+    max_abs_diff: float
+    """Over the outputs that are no consequence of near-ties."""
     max_abs_diff_all: float
     """Over the outputs of all samples."""
-    max_rel_diff: float | None
+    max_rel_diff: float
     """`max_abs_diff` against the largest magnitude of the output tensor."""
     argmax_agreement: float | None
     """None where no output holds classes."""

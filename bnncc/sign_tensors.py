@@ -59,6 +59,11 @@ def _bool(value: object) -> bool:
     return value
 
 
+def pack(signs: np.ndarray, width: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Pack signs, any shape with rows of `width`, to uint8 of `shape` [..., ceil(width / 8)]."""
+    return np.packbits(signs.reshape(-1, width) > 0, axis=1, bitorder="little").reshape(shape)
+
+
 def unpack(packed: np.ndarray, width: int) -> np.ndarray:
     """Unpack uint8 [..., ceil(width / 8)] to +-1 int8 [..., width]."""
     bits = np.unpackbits(packed, axis=-1, bitorder="little")[..., :width]

@@ -191,12 +191,9 @@ def print_verify(report: VerifyReport, console: Console) -> None:
             rows.add_row("", f"onnxruntime's own optimizer on the same samples: {text}")
         for name, count in report.flipped_by_tensor.items():
             rows.add_row("  wrong bits at", Text(f"{name}: {count}"))
-    if report.max_abs_diff is None:
-        text = f"every sample has near-ties; {report.max_abs_diff_all:.3g} with them"
-    else:
-        text = f"{report.max_abs_diff:.3g} (relative to the output's scale {report.max_rel_diff:.2g})"
-        if report.max_abs_diff_all != report.max_abs_diff:
-            text += f"; {report.max_abs_diff_all:.3g} with the samples that have near-ties"
+    text = f"{report.max_abs_diff:.3g} (relative to the output's scale {report.max_rel_diff:.2g})"
+    if report.max_abs_diff_all != report.max_abs_diff:
+        text += f"; {report.max_abs_diff_all:.3g} with the consequences of near-ties"
     rows.add_row("largest difference", text)
     if report.argmax_agreement is not None:
         rows.add_row("same class", percent_text(report.argmax_agreement))

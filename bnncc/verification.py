@@ -6,7 +6,8 @@ would run it. Each binarizer whose bits exist in the compiled file is compared w
 consequence: they are left out of `max_abs_diff` and kept in `max_abs_diff_all`.
 
 Verification fails on a flipped bit; on an output that differs by more than rounding does, or is not finite where the
-reference's is; on more near-ties than onnxruntime's own optimizer makes; and where near-ties leave no sample to trust.
+reference's is; and on more near-ties than onnxruntime's own optimizer makes. Where near-ties leave no sample to trust,
+each part of the compiled model between two binarizers is compared by itself, on the reference's own bits.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from bnncc.bit_tally import NEAR_TIE, BitTally, Rows
 from bnncc.config import Config
 from bnncc.data import Feeds, RandomSamples, Samples, common_signature, guesses_sizes, load_samples
 from bnncc.errors import BadInput, BnnccError
-from bnncc.graphs import exposed
+from bnncc.graphs import exposed, fed
 from bnncc.model_io import load_model, one_line, runtime_errors, write_model
 from bnncc.passes.base import SignTensor
 from bnncc.reference import as_reference
 from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport
 from bnncc.session import OPTIMIZED, UNOPTIMIZED, InferenceSession, session_options
-from bnncc.sign_tensors import SIGN_TENSORS_KEY, sign_tensors_from_json, unpack
+from bnncc.sign_tensors import SIGN_TENSORS_KEY, pack, sign_tensors_from_json, unpack
 
 MAX_REL_DIFF = 1e-3
 """How far outputs may differ, against the largest magnitude of the tensor. Exact stages differ by less than 1e-5, and
@@ -140,6 +141,9 @@ def compare(
         if comparison.bits.near_ties:
             for samples in sets:
                 comparison.count_optimizer_flips(samples)
+        if comparison.nothing_trusted(sum(samples.count for samples in sets)):
+            for samples in sets:
+                comparison.run_on_reference_bits(samples)
     return comparison.report(
         random_count=sets[0].count,
         data_count=sets[1].count if data is not None else 0,
@@ -219,6 +223,13 @@ class _Comparison:
         exact = {tensor.original for tensor in self.tensors if tensor.exact or tensor.pre_activation in given}
         self.bits = BitTally(reference, self.tensors, exact)
         self.optimizer_bits = BitTally(reference, self.tensors, set())
+        self.given_bits = BitTally(reference, self.tensors, exact, chained=False)
+        self.given_session: onnxruntime.InferenceSession | None = None
+        rounded = [tensor for tensor in self.tensors if tensor.original not in exact]
+        self.given_tensors = {tensor.packed: tensor for tensor in rounded}
+        self.library = library
+        self.folder = folder
+        self.model = compiled
         self.optimized: onnxruntime.InferenceSession | None = None
         self.bit_session = None
         if self.tensors:
@@ -241,7 +252,7 @@ class _Comparison:
         for feeds, valid in samples.batches(self._chunk_size(samples)):
             expected, actual, packed = self._run_all(feeds)
             rows = Rows(valid, samples.run_size(feeds))
-            doubtful = self._compare_bits({**feeds, **expected}, packed, rows)
+            doubtful = self._compare_bits({**feeds, **expected}, packed, rows, self.bits)
             for name in self.outputs:
                 self._compare_output(name, expected[name], actual[name], rows, doubtful)
             pair = self._classes(expected, actual, valid)
@@ -283,7 +294,32 @@ class _Comparison:
             self.chunk = int(min(_LARGEST_CHUNK, max(1, _ACTIVATION_BUDGET // max(1, 2 * size))))
         return self.chunk
 
-    def _compare_bits(self, values: Feeds, packed: Feeds, rows: Rows) -> np.ndarray:
+    def nothing_trusted(self, samples: int) -> bool:
+        """Return whether near-ties leave an output or a binarizer that was compared on no sample."""
+        unseen = not all(output.compared for output in self.per_output.values())
+        return self.bits.near_ties > 0 and (self.bits.near_tie_samples == samples or unseen)
+
+    def run_on_reference_bits(self, samples: Samples) -> None:
+        """Compare with the reference's bits in the place of all that could be near-ties: nothing is a consequence."""
+        if self.given_session is None:
+            model, self.given_inputs = fed(exposed(self.model, self.packed, self.names[1]), self.given_tensors)
+            file = self.folder / "given.onnx"
+            write_model(model, file)
+            self.given_session = self._session(file, self.names[1], OPTIMIZED, self.library)
+        wanted = list(dict.fromkeys(self.outputs + self.packed))
+        for feeds, valid in samples.batches(self._chunk_size(samples)):
+            expected, _, packed = self._run_all(feeds)
+            values, rows = {**feeds, **expected}, Rows(valid, samples.run_size(feeds))
+            given = {
+                self.given_inputs[name]: pack(values[tensor.original], tensor.width, packed[name].shape)
+                for name, tensor in self.given_tensors.items()
+            }
+            made = dict(zip(wanted, self.given_session.run(wanted, {**feeds, **given}), strict=True))
+            self._compare_bits(values, made, rows, self.given_bits)
+            for name in self.outputs:
+                self._compare_output(name, expected[name], made[name], rows, np.zeros(valid, dtype=bool))
+
+    def _compare_bits(self, values: Feeds, packed: Feeds, rows: Rows, tally: BitTally) -> np.ndarray:
         """Count the bits that differ; return which samples have near-ties, bool [valid]."""
 
         def signs_of(tensor: SignTensor) -> np.ndarray:
@@ -298,7 +334,7 @@ class _Comparison:
                 )
             return signs.reshape(shape)
 
-        return self.bits.add(values, signs_of, rows)
+        return tally.add(values, signs_of, rows)
 
     def count_optimizer_flips(self, samples: Samples) -> None:
         """Count what onnxruntime's own optimizations flip in the reference: the measure for near-ties."""
@@ -351,7 +387,7 @@ class _Comparison:
                 return array[:count].argmax(axis=1), actual[name][:count].argmax(axis=1)
         return None
 
-    def _failures(self, samples: int, max_rel_diff: float) -> list[str]:
+    def _failures(self, max_rel_diff: float) -> list[str]:
         """Return what is wrong, in words."""
         bits, found = self.bits, []
         if bits.flipped:
@@ -372,8 +408,6 @@ class _Comparison:
                     f"near-ties in {bits.near_tie_samples} samples: more than the {limit} allowed where onnxruntime's "
                     f"own optimizer has them in {own}"
                 )
-            if bits.near_tie_samples == samples or not all(output.compared for output in self.per_output.values()):
-                found.append("near-ties in every sample: what follows from them could not be checked on any")
         return found
 
     def report(
@@ -387,6 +421,8 @@ class _Comparison:
     ) -> VerifyReport:
         """Sum up. Agreement is that on the data where there is data: random inputs have no classes to speak of."""
         bits, other = self.bits, self.optimizer_bits
+        if not bits.flipped:  # else these are the same errors again
+            bits.flipped, bits.by_tensor = self.given_bits.flipped, self.given_bits.by_tensor
         outputs = self.per_output.values()
         notes = []
         if with_bits and not self.tensors:
@@ -398,12 +434,10 @@ class _Comparison:
             )
         if self.labels_given and not self.labelled:
             notes.append("labels were given, but no output is a float tensor [samples, classes]: no accuracy")
-        unchecked = [name for name, count in bits.checked.items() if count == 0]
-        if unchecked:
+        if self.given_session is not None:
             notes.append(
-                f"every sample has a near-tie before {unchecked[0]}: what follows is not checked; use more samples"
+                "every sample has near-ties: what follows them was compared part by part, on the reference's own bits"
             )
-        trusted = all(output.compared for output in outputs)
         accuracy = optimizer = None
         if self.labelled:
             accuracy = AccuracyReport(self.correct[0] / self.labelled, self.correct[1] / self.labelled)
@@ -419,14 +453,14 @@ class _Comparison:
             near_tie_samples=bits.near_tie_samples if with_bits else None,
             downstream=bits.downstream if with_bits else None,
             onnxruntime=optimizer,
-            max_abs_diff=max((output.diff for output in outputs), default=0.0) if trusted else None,
+            max_abs_diff=max((output.diff for output in outputs), default=0.0),
             max_abs_diff_all=max((output.diff_all for output in outputs), default=0.0),
-            max_rel_diff=max((output.relative for output in outputs), default=0.0) if trusted else None,
+            max_rel_diff=max((output.relative for output in outputs), default=0.0),
             argmax_agreement=float(self.agreed[-1].mean()) if self.agreed else None,
             accuracy=accuracy,
             through=through,
             flipped_by_tensor=bits.by_tensor,
-            failures=self._failures(random_count + data_count, max_rel_diff),
+            failures=self._failures(max_rel_diff),
             notes=notes,
             seconds=seconds,
         )
