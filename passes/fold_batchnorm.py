@@ -54,8 +54,9 @@ def _fold(graph: gs.Graph, norm: gs.Node, context: Context) -> str | None:
     if any(values is None for values in parameters):
         return "not folded: its parameters are not constants"
     gamma, beta, mean, variance = (values.astype(np.float64) for values in parameters)
-    scale = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
-    shift = beta - mean * scale
+    with np.errstate(invalid="ignore", divide="ignore"):  # checked next
+        scale = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+        shift = beta - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return "not folded: its parameters are not finite"
     before = _fold_into_producer(graph, norm, scale, shift)
