@@ -59,8 +59,8 @@ static void test_known_answer(tally *tally, const library *lib) {
     int64_t out_height = 0, out_width = 0;
     bnncc_conv *conv = NULL;
     bnncc_error error = {""};
-    CHECK(tally, !lib->conv_create(&params, weight, sizeof weight, &epilogue, BNNCC_ISA_AUTO, &conv, &error), "%s",
-          error.message);
+    CHECK(tally, !lib->conv_create(&params, weight, sizeof weight, &epilogue, NULL, BNNCC_ISA_AUTO, &conv, &error),
+          "%s", error.message);
     if (!conv)
         return;
     CHECK(tally, strncmp(lib->conv_kernel(conv), "dot/", 4) == 0, "kernel %s", lib->conv_kernel(conv));
@@ -129,7 +129,7 @@ static void test_refusals(tally *tally, const library *lib) {
         bnncc_conv *conv = NULL;
         bnncc_error error = {""};
         const bnncc_status status =
-            lib->conv_create(&params[i], weight, sizes[i], &epilogues[i], BNNCC_ISA_PORTABLE, &conv, &error);
+            lib->conv_create(&params[i], weight, sizes[i], &epilogues[i], NULL, BNNCC_ISA_PORTABLE, &conv, &error);
         CHECK(tally, status == BNNCC_INVALID_ARGUMENT && error.message[0], "case %d: status %d", i, (int)status);
         CHECK(tally, conv == NULL, "case %d gives an object", i);
     }

@@ -44,7 +44,7 @@ static bnncc_status use_conv(bnncc_error *error) {
                                       .pad_value = 0,
                                       .width = 5};
     bnncc_conv *conv = NULL;
-    bnncc_status status = bnncc_conv_create(&params, data, 6, &epilogue, BNNCC_ISA_AUTO, &conv, error);
+    bnncc_status status = bnncc_conv_create(&params, data, 6, &epilogue, NULL, BNNCC_ISA_AUTO, &conv, error);
     if (!status)
         status = bnncc_conv_run(conv, data, 1, 5, y, bits, NULL, error);
     bnncc_conv_destroy(conv);
