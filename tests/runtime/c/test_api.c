@@ -21,11 +21,12 @@ typedef struct library {
 } library;
 
 static const char *const documented[] = {
-    "bnncc_version",        "bnncc_isa_name",      "bnncc_isa_supported",     "bnncc_isa_resolve",
-    "bnncc_conv_create",    "bnncc_conv_destroy",  "bnncc_conv_output_shape", "bnncc_conv_kernel",
-    "bnncc_conv_run",       "bnncc_linear_create", "bnncc_linear_destroy",    "bnncc_linear_kernel",
-    "bnncc_linear_run",     "bnncc_binarize",      "bnncc_unpack_signs",      "bnncc_pool_output_shape",
-    "bnncc_max_pool_signs", "RegisterCustomOps",
+    "bnncc_version",        "bnncc_isa_name",          "bnncc_isa_supported",     "bnncc_isa_resolve",
+    "bnncc_conv_create",    "bnncc_conv_destroy",      "bnncc_conv_output_shape", "bnncc_conv_kernel",
+    "bnncc_conv_run",       "bnncc_linear_create",     "bnncc_linear_destroy",    "bnncc_linear_kernel",
+    "bnncc_linear_run",     "bnncc_binarize",          "bnncc_unpack_signs",      "bnncc_pool_output_shape",
+    "bnncc_max_pool_signs", "bnncc_hamming_distances", "bnncc_steiner_tree",      "bnncc_virtual_filters",
+    "bnncc_tree_schedule",  "RegisterCustomOps",
 };
 
 /* Stores the address of a function; C has no cast from an object pointer, which dlsym returns, to a function pointer.

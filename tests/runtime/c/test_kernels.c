@@ -350,7 +350,7 @@ static void test_linear(tally *tally, random_state *random, const bool *supporte
         if (y)
             memset(y, 0xa5, count * sizeof *y);
         bnncc_status status =
-            bnncc_linear_create(&p, weight, weight_size, &made.epilogue, NULL, all_isas[i], &linear, &error);
+            bnncc_linear_create(&p, weight, weight_size, &made.epilogue, all_isas[i], &linear, &error);
         if (!status)
             status = bnncc_linear_run(linear, x, batch, y, bits, parallel_of(order), &error);
         CHECK(tally, status == BNNCC_OK, "%s", error.message);
