@@ -14,7 +14,6 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,16 +86,6 @@ class FilterTree:
         return int(np.count_nonzero(self.edge_bits))
 
     @property
-    def fraction(self) -> float:
-        """Return planes relative to a layer without a tree, M K."""
-        return self.planes / (self.filter_count * self.length)
-
-    @property
-    def complement(self) -> NDArray[np.bool_]:
-        """Return bool [N]: whether exactly one of a node and its parent is flipped."""
-        return self.flipped ^ np.append(self.flipped, False)[self.parents]
-
-    @property
     def depths(self) -> Indices:
         """Return int32 [N]: edges from the root; the filter of zeros is the root where it is shared."""
         depths = np.zeros(len(self.parents) + 1, np.int32)
@@ -115,34 +104,13 @@ class FilterTree:
         """Return how many sets of counters are alive at once."""
         return int(self.slots.max()) + 1
 
-    def cost(self, ripple: int) -> int:
-        """Return planes plus the price of the edges."""
-        return self.planes + ripple * self.additions
-
     @property
     def virtual_count(self) -> int:
         """Return the number of virtual filters."""
         return len(self.parents) - self.filter_count
 
 
-# ---- The paper's tree and its counting ---------------------------------------------------------------------
-
-
-class Counts(NamedTuple):
-    """The paper's size and work of a layer or network: bits of parameters and bit operations."""
-
-    bits: int
-    operations: int
-
-
-def dense_counts(filters: int, length: int, pixels: int) -> Counts:
-    """Return the counts of a layer without a tree of so many filters of `length` bits and output positions."""
-    return Counts(filters * length, filters * length * pixels)
-
-
-def paper_counts(tree: FilterTree, pixels: int) -> Counts:
-    """Return the paper's counts: K bits for the root and d for every edge, each used once per output position."""
-    return Counts(tree.planes, tree.planes * pixels)
+# ---- The paper's tree ---------------------------------------------------------------------
 
 
 def size_with_positions(tree: FilterTree) -> float:
