@@ -325,15 +325,15 @@ def _merged(draft: _Draft, options: TreeOptions) -> _Draft:
 def _merge(draft: _Draft, ripple: int) -> Indices:
     """Parents after merging virtual nodes with a neighbour where that costs nothing; a node merged away has none."""
     distances = draft.distances()
-    costs = (distances + ripple * (distances > 0)).tolist()
+    costs = distances + ripple * (distances > 0)
     parents = draft.parents.tolist()
     children = [set(nodes) for nodes in _children(draft.parents)]
 
     def gain_and_heir(node: int) -> tuple[int, int]:
         neighbours = [parents[node], *sorted(children[node])]
-        here = sum(costs[node][other] for other in neighbours)
-        there, heir = min((sum(costs[heir][other] for other in neighbours), heir) for heir in neighbours)
-        return here - there, heir
+        between = costs[np.ix_(neighbours, neighbours)].sum(axis=1, dtype=np.int64).tolist()
+        there, heir = min(zip(between, neighbours, strict=True))
+        return int(costs[node, neighbours].sum(dtype=np.int64)) - there, heir
 
     virtual = [node for node in range(draft.fixed, len(parents)) if parents[node] != NO_PARENT]
     waiting = [(-gain_and_heir(node)[0], node) for node in virtual]
