@@ -38,6 +38,9 @@ _PLACES = {
     "verify": "bnncc.verification",
 }
 
+# Their argument `config` is checked here, where users come in.
+_CONFIGURED = {"bench", "compile", "inspect", "verify"}
+
 __all__ = [
     "BadInput",
     "BnnccError",
@@ -60,6 +63,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_PLACES[name]), name)
+    if name in _CONFIGURED:
+        value = importlib.import_module("bnncc.config").checks_config(value)
     globals()[name] = value
     return value
 

@@ -1,9 +1,10 @@
 """Bits that differ at binarizers, sorted by cause: flipped, near-tie, downstream.
 
 A bit that differs is a **near-tie** if the float that it was taken from lies within 1e-5 of the threshold, measured
-against the largest magnitude of that tensor in that sample: sums of floats in another order may cross there. Bits that
-the compiled model takes from integers have no rounding, and so no near-ties. It is **downstream** if, in the same
-sample, a near-tie flipped in a binarizer that it depends on. Every other bit that differs is **flipped**: an error.
+against the largest magnitude of that tensor in that sample: sums of floats in another order may cross there. Where
+nothing is rounded between the binarizers (`SignTensor.exact`, or a binarizer of the input itself) there is no near-tie,
+nor where an ONNX Sign of the reference gave 0, which no bit can stand for. It is **downstream** if, in the same sample,
+a near-tie flipped in a binarizer that it depends on. Every other bit that differs is **flipped**: an error.
 """
 
 from __future__ import annotations
@@ -49,9 +50,15 @@ class Rows:
 class BitTally:
     """Bits that differ at the binarizers of the reference, sorted by cause, summed up over runs."""
 
-    def __init__(self, reference: onnx.ModelProto, tensors: Sequence[SignTensor], exact: set[str]) -> None:
-        """`exact` names the packed tensors that come from integers, where nothing is a near-tie."""
-        self.upstream = upstream(reference.graph, [tensor.original for tensor in tensors])
+    def __init__(
+        self, reference: onnx.ModelProto, tensors: Sequence[SignTensor], exact: set[str], chained: bool = True
+    ) -> None:
+        """`exact` names the +-1 tensors of the reference behind which nothing is rounded: they have no near-ties.
+
+        `chained`: whether each depends on those before it; not where the bits before it were the reference's.
+        """
+        originals = [tensor.original for tensor in tensors]
+        self.upstream = upstream(reference.graph, originals) if chained else {name: set() for name in originals}
         # A binarizer has more others above it than any of those have: so each comes after what it depends on.
         self.tensors = sorted(tensors, key=lambda tensor: len(self.upstream[tensor.original]))
         self.exact = exact
@@ -80,8 +87,9 @@ class BitTally:
             consequence = rows.select(excused, flipped)
             self.downstream += int(flipped[consequence].sum())
             near = np.zeros_like(flipped)
-            if tensor.packed not in self.exact:
+            if tensor.original not in self.exact:
                 near = flipped & _near_threshold(tensor, values[tensor.pre_activation], expected.shape, rows)
+                near &= rows.split(expected) != 0
                 near[consequence] = False
                 near_at[tensor.original] = near_at.get(tensor.original, False) | rows.any(near)
                 doubtful |= near_at[tensor.original]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bnncc.errors import BadInput
 
@@ -54,6 +57,9 @@ class Config:
     """Gate: smallest share (0 to 1) of samples on which both models name the same class."""
     max_abs_diff: float | None = None
     """Gate: largest absolute difference of the outputs, over the samples without near-ties."""
+    max_rel_diff: float | None = None
+    """Gate: as `max_abs_diff`, against the largest magnitude of the output; it takes the place of the limit that
+    verification has of its own, `bnncc.verification.MAX_REL_DIFF`."""
     min_speedup: float | None = None
     """Gate: smallest ratio of the original's median time to the compiled model's."""
     require_binary: str | None = None
@@ -72,7 +78,8 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInput(f"config: {name} must be a whole number of at least {least}, not {value!r}")
-        for name, most in (("min_argmax_agreement", 1.0), ("max_abs_diff", None), ("min_speedup", None)):
+        numbers = {"min_argmax_agreement": 1.0, "max_abs_diff": None, "max_rel_diff": None, "min_speedup": None}
+        for name, most in numbers.items():
             value = getattr(self, name)
             if value is None:
                 continue
@@ -101,6 +108,25 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """Return a copy with some options changed, checked again."""
         return dataclasses.replace(self, **changes)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def checks_config(function: Function) -> Function:
+    """Wrap a function so that an argument `config` that is neither None nor a `Config` raises BadInput."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        config = signature.bind(*arguments, **keywords).arguments.get("config")
+        if config is not None and not isinstance(config, Config):
+            raise BadInput(
+                f"config: must be a bnncc.Config (bnncc.load_config reads one from a file), not {type(config).__name__}"
+            )
+        return function(*arguments, **keywords)
+
+    return checked  # type: ignore[return-value]
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:

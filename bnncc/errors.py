@@ -20,6 +20,12 @@ class BadInput(BnnccError):
     exit_status = 2
 
 
+class InternalError(BnnccError):
+    """What no part of bnncc foresaw, named at the command line as the fault of bnncc that it is. Exit status 2."""
+
+    exit_status = 2
+
+
 class GateFailed(BnnccError):
     """A verification or a gate failed. Exit status 1. `report` is the report up to that point, where there is one."""
 

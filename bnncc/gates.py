@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bnncc.config import Config
-from bnncc.report import BenchReport, GateReport, LayerReport, VerifyReport, percent_text
+from bnncc.report import BenchReport, GateReport, LayerReport, VerifyReport
+from bnncc.tables import percent_text
 
 
 def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport]:
-    """Check `min_argmax_agreement` and `max_abs_diff`; what was not compared fails."""
+    """Check `min_argmax_agreement`, `max_abs_diff` and `max_rel_diff`; what was not compared fails."""
     gates = []
     if config.min_argmax_agreement is not None:
         limit, value = config.min_argmax_agreement, verify.argmax_agreement if verify else None
@@ -21,6 +22,12 @@ def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport
         found = f"{value:.3g}" if value is not None else "nothing was compared"
         text = f"largest difference of the outputs: {found}, at most {limit:g} asked for"
         gates.append(GateReport("max_abs_diff", limit, value, passed, text))
+    if config.max_rel_diff is not None:
+        limit, value = config.max_rel_diff, verify.max_rel_diff if verify else None
+        passed = value is not None and value <= limit
+        found = f"{value:.3g}" if value is not None else "nothing was compared"
+        text = f"largest difference relative to the output's scale: {found}, at most {limit:g} asked for"
+        gates.append(GateReport("max_rel_diff", limit, value, passed, text))
     return gates
 
 

@@ -1,19 +1,14 @@
-"""Questions to ONNX graphs: what depends on what, and which bits come from integers; inner tensors as outputs."""
+"""Questions to ONNX graphs: what depends on what; inner tensors as outputs and as inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import onnx
+from onnx import helper
 
 from bnncc.errors import BadInput
 from bnncc.model_io import walk_nodes
-
-# Ops that compare an exact integer with an integer threshold, and ops that only move bits.
-_INTEGER_OPS = frozenset(
-    {"BinaryConvThreshold", "BinaryConvDual", "BinaryLinearThreshold", "BinaryLinearDual"},
-)
-_BIT_OPS = frozenset({"MaxPoolSigns", "Identity", "Reshape", "Flatten"})
 
 
 def exposed(model: onnx.ModelProto, tensors: Iterable[str], name: str) -> onnx.ModelProto:
@@ -31,17 +26,19 @@ def exposed(model: onnx.ModelProto, tensors: Iterable[str], name: str) -> onnx.M
     return copy
 
 
-def from_integers(graph: onnx.GraphProto, packed: Iterable[str]) -> set[str]:
-    """Return which of these packed tensors of a compiled model hold the outcomes of integer comparisons."""
-    makers = {output: node for node in graph.node for output in node.output}
-    exact = set()
-    for name in packed:
-        source = name
-        while source in makers and makers[source].op_type in _BIT_OPS:
-            source = makers[source].input[0]
-        if source in makers and makers[source].op_type in _INTEGER_OPS:
-            exact.add(name)
-    return exact
+def fed(model: onnx.ModelProto, tensors: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a copy whose nodes read these uint8 tensors from inputs of the graph, and the input for each tensor.
+
+    The tensors are still made, so that they can be outputs.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    inputs = {tensor: f"{tensor}/given" for tensor in tensors}
+    for node in copy.graph.node:
+        node.input[:] = [inputs.get(name, name) for name in node.input]
+    for name in inputs.values():
+        copy.graph.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    return copy, inputs
 
 
 def upstream(graph: onnx.GraphProto, tensors: Sequence[str]) -> dict[str, set[str]]:

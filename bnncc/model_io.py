@@ -19,17 +19,12 @@ from google.protobuf.message import DecodeError, Message
 from onnx import checker, external_data_helper, helper
 
 from bnncc.errors import BadInput
+from bnncc.passes.prepare import KNOWN_DOMAINS, QUANTIZER_DOMAINS, STANDARD_DOMAINS
 
 OLDEST_OPSET = 7
 """Before opset 7 broadcasting followed other rules, which onnxruntime does not promise to know."""
 
-QUANTIZER_DOMAINS = frozenset({"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"})
-"""Domains whose quantizers the passes rewrite; onnxruntime itself cannot run them."""
-
 BNNCC_DOMAIN = "bnncc"
-
-_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
-_RUNTIME_DOMAINS = frozenset({"ai.onnx.ml", "com.microsoft", "ai.onnx.preview", "ai.onnx.preview.training"})
 
 # A protobuf message cannot be larger; files over this keep their tensors in a second file.
 LARGEST_PROTO = 2**31 - 1
@@ -221,7 +216,7 @@ def _runtime_knows_opset(version: int) -> bool:
 
 
 def _check_opsets(path: Path, proto: onnx.ModelProto) -> None:
-    versions = [entry.version for entry in proto.opset_import if entry.domain in _STANDARD_DOMAINS]
+    versions = [entry.version for entry in proto.opset_import if entry.domain in STANDARD_DOMAINS]
     if not versions:
         raise BadInput(f"{path}: the model does not import the standard opset")
     version = versions[0]
@@ -238,7 +233,7 @@ def _check_opsets(path: Path, proto: onnx.ModelProto) -> None:
 
 def _check_domains(path: Path, proto: onnx.ModelProto) -> None:
     functions = {(function.domain, function.name) for function in proto.functions}
-    known = _STANDARD_DOMAINS | _RUNTIME_DOMAINS | QUANTIZER_DOMAINS | {BNNCC_DOMAIN}
+    known = {*KNOWN_DOMAINS, *QUANTIZER_DOMAINS, BNNCC_DOMAIN}
     for node in walk_nodes(proto.graph):
         if node.domain not in known and (node.domain, node.op_type) not in functions:
             raise BadInput(
@@ -288,7 +283,7 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
 
 def _check_graph(path: Path, proto: onnx.ModelProto) -> None:
     """Refuse a graph that breaks ONNX's rules: a missing tensor, an unknown op, weights of the wrong length."""
-    foreign = QUANTIZER_DOMAINS - {entry.domain for entry in proto.opset_import}
+    foreign = set(QUANTIZER_DOMAINS) - {entry.domain for entry in proto.opset_import}
     used = {node.domain for node in walk_nodes(proto.graph)}
     checked = proto
     if foreign & used:
@@ -301,20 +296,25 @@ def _check_graph(path: Path, proto: onnx.ModelProto) -> None:
     try:
         checker.check_model(checked)
     except checker.ValidationError as error:
-        if not (used & QUANTIZER_DOMAINS) and _runtime_accepts(proto):
-            return  # stricter than what runs: nodes out of order, for one
-        raise BadInput(f"{path}: not a valid model: {one_line(error)}") from error
+        cause: Exception | None = error
+        if not used & set(QUANTIZER_DOMAINS):
+            # The checker is stricter than what runs (nodes out of order, for one), and its reasons are not always
+            # those of the failure: it asks an output without a shape for one.
+            cause = _runtime_refusal(proto)
+        if cause is not None:
+            raise BadInput(f"{path}: not a valid model: {one_line(cause)}") from cause
 
 
-def _runtime_accepts(proto: onnx.ModelProto) -> bool:
+def _runtime_refusal(proto: onnx.ModelProto) -> Exception | None:
+    """Return why onnxruntime cannot load the model; None where it can."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except runtime_errors():
-        return False
-    return True
+    except runtime_errors() as error:
+        return error
+    return None
 
 
 def check_output_path(path: str | os.PathLike[str], inputs: list[Path]) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+from onnx import checker, shape_inference
 
 from bnncc import __version__, model_io
 from bnncc.benchmark import bench_models
@@ -23,7 +24,9 @@ from bnncc.model_io import (
     LoadedModel,
     check_output_path,
     load_model,
+    one_line,
     publish,
+    runtime_errors,
     save_model,
     staging_folder,
     walk_nodes,
@@ -159,10 +162,20 @@ def _run_passes(
         raise BadInput(f"{loaded.path}: over 2 GB with its weights, which is more than ONNX's shape inference takes")
     _check_loads(loaded)
     model = with_input_shapes(loaded.proto, config.input_shapes, str(loaded.path))
+    running = "prepare"
+
+    def begin(name: str) -> None:
+        nonlocal running
+        running = name
+        say(name)
+
     try:
-        return run_passes(model, config, progress=say, dump=dump)
+        return run_passes(model, config, progress=begin, dump=dump)
     except BadInput as error:
         raise BadInput(f"{loaded.path}: {error}") from error
+    except (*runtime_errors(), checker.ValidationError, shape_inference.InferenceError) as error:
+        # The passes call onnx and onnxruntime, to infer shapes and to fold constants: what those refuse of a model.
+        raise BadInput(f"{loaded.path}: pass {running}: {one_line(error)}") from error
 
 
 def _check_loads(loaded: LoadedModel) -> None:
@@ -204,8 +217,7 @@ def count_ops(model: onnx.ModelProto) -> dict[str, int]:
 def _refuse_failures(report: Report, target: Path | None) -> None:
     causes = []
     if report.verify is not None and not report.verify.passed:
-        where = ", ".join(list(report.verify.flipped_by_tensor)[:3])
-        causes.append(f"verification failed: {report.verify.flipped_bits} flipped bits, at {where}")
+        causes.append(f"verification failed: {'; '.join(report.verify.failures)}")
     causes += failures(report.gates)
     if causes:
         written = ""

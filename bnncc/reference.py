@@ -8,7 +8,7 @@ import onnx
 
 from bnncc.errors import BadInput
 from bnncc.model_io import LoadedModel, write_model
-from bnncc.passes.prepare import reference_model
+from bnncc.passes.prepare import KNOWN_DOMAINS, reference_model
 
 
 def as_reference(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -21,7 +21,7 @@ def as_reference(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 def runnable_file(model: LoadedModel, folder: Path) -> Path:
     """Return the model's own file, or where onnxruntime lacks its ops, one of the reference model."""
-    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {function.domain for function in model.proto.functions}
+    known = {*KNOWN_DOMAINS, *(function.domain for function in model.proto.functions)}
     if model.is_compiled or {node.domain for node in model.proto.graph.node} <= known:
         return model.path
     file = folder / f"{len(list(folder.iterdir()))}.onnx"

@@ -24,8 +24,8 @@ from bnncc.model_io import (
     staging_folder,
 )
 from bnncc.reference import runnable_file
-from bnncc.report import percent_text, table
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
+from bnncc.tables import percent_text, table
 
 _BATCH = 32
 _CLASSES_SHOWN = 12

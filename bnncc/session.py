@@ -63,6 +63,8 @@ class InferenceSession(onnxruntime.InferenceSession):
         # Without a second provider the fallback only tries the same again, and says so on stdout.
         keywords.setdefault("enable_fallback", 0)
         name = "model in memory" if isinstance(model, bytes) else os.fspath(model)
+        if not isinstance(model, bytes) and not os.path.exists(name):
+            raise BadInput(f"{name}: no such file")
         try:
             super().__init__(model if isinstance(model, bytes) else name, sess_options, **keywords)
         except runtime_errors() as error:

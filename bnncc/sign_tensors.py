@@ -29,6 +29,7 @@ def sign_tensors_to_json(tensors: Iterable[SignTensor]) -> str:
                 "threshold": base64.b64encode(threshold.tobytes()).decode("ascii"),
                 "packed": tensor.packed,
                 "width": int(tensor.width),
+                "exact": tensor.exact,
             }
         )
     return json.dumps(entries)
@@ -44,11 +45,23 @@ def sign_tensors_from_json(text: str, name: str) -> list[SignTensor]:
                 np.frombuffer(base64.b64decode(entry["threshold"], validate=True), dtype="<f4").astype(np.float32),
                 str(entry["packed"]),
                 int(entry["width"]),
+                _bool(entry["exact"]),
             )
             for entry in json.loads(text)
         ]
     except (ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{name}: damaged metadata {SIGN_TENSORS_KEY}: {one_line(error)}") from error
+
+
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def pack(signs: np.ndarray, width: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Pack signs, any shape with rows of `width`, to uint8 of `shape` [..., ceil(width / 8)]."""
+    return np.packbits(signs.reshape(-1, width) > 0, axis=1, bitorder="little").reshape(shape)
 
 
 def unpack(packed: np.ndarray, width: int) -> np.ndarray:

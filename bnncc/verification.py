@@ -4,6 +4,10 @@ Both run on the same inputs: the reference under onnxruntime without graph optim
 would run it. Each binarizer whose bits exist in the compiled file is compared with the +-1 tensor of the reference;
 `bnncc.bit_tally` says which of the bits that differ are errors. Outputs of samples with near-ties differ as a
 consequence: they are left out of `max_abs_diff` and kept in `max_abs_diff_all`.
+
+Verification fails on a flipped bit; on an output that differs by more than rounding does, or is not finite where the
+reference's is; and on more near-ties than onnxruntime's own optimizer makes. Where near-ties leave no sample to trust,
+each part of the compiled model between two binarizers is compared by itself, on the reference's own bits.
 """
 
 from __future__ import annotations
@@ -25,13 +29,22 @@ from bnncc.bit_tally import NEAR_TIE, BitTally, Rows
 from bnncc.config import Config
 from bnncc.data import Feeds, RandomSamples, Samples, common_signature, guesses_sizes, load_samples
 from bnncc.errors import BadInput, BnnccError
-from bnncc.graphs import exposed, from_integers
+from bnncc.graphs import exposed, fed
 from bnncc.model_io import load_model, one_line, runtime_errors, write_model
 from bnncc.passes.base import SignTensor
 from bnncc.reference import as_reference
 from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport
 from bnncc.session import OPTIMIZED, UNOPTIMIZED, InferenceSession, session_options
-from bnncc.sign_tensors import SIGN_TENSORS_KEY, sign_tensors_from_json, unpack
+from bnncc.sign_tensors import SIGN_TENSORS_KEY, pack, sign_tensors_from_json, unpack
+
+MAX_REL_DIFF = 1e-3
+"""How far outputs may differ, against the largest magnitude of the tensor. Exact stages differ by less than 1e-5, and
+batch-norms folded into 120 float layers by about 1e-4: ten times that is no rounding."""
+
+NEAR_TIE_SLACK = 3
+"""Samples with near-ties that the compiled model may have beyond those of onnxruntime's optimizer, or as many again if
+that is more. The two reorder the same sums differently: two draws of the same small number, which differ by about its
+square root."""
 
 # Activations of both models that are held at a time.
 _ACTIVATION_BUDGET = 256 * 2**20
@@ -51,6 +64,9 @@ def verify(
     Where `compiled` was compiled from `reference`, bits are compared too, else only outputs. `through` is "library" or
     "functions": whether compiled models run on the kernels or on the function bodies that they carry.
 
+    Outputs may differ by MAX_REL_DIFF. Where a gate of `config` says what else is asked for, it goes instead, unless
+    `compiled` is a compiled file and the gate on another figure.
+
     Raises BadInput for files that cannot be used and for models whose inputs or outputs do not match.
     """
     config = config or Config()
@@ -66,6 +82,8 @@ def verify(
         )
     else:
         tensors = sign_tensors_from_json(metadata[SIGN_TENSORS_KEY], str(other.path))
+    gates = (config.max_abs_diff, config.min_argmax_agreement)
+    gated = not other.is_compiled and any(gate is not None for gate in gates)
     runnable = original.proto if original.is_compiled else as_reference(original.proto, str(original.path))
     runnable_other = other.proto if other.is_compiled else as_reference(other.proto, str(other.path))
     report = compare(
@@ -77,6 +95,7 @@ def verify(
         config=config,
         through=through,
         progress=progress,
+        max_rel_diff=math.inf if gated else MAX_REL_DIFF,
     )
     report.notes[:0] = notes
     return report
@@ -91,8 +110,12 @@ def compare(
     config: Config | None = None,
     through: str = "library",
     progress: Callable[[str], None] | None = None,
+    max_rel_diff: float = MAX_REL_DIFF,
 ) -> VerifyReport:
-    """Compare two models in memory as `verify` does; `tensors` as in `SignTensor`, None to compare outputs only."""
+    """Compare two models in memory as `verify` does; `tensors` as in `SignTensor`, None to compare outputs only.
+
+    `max_rel_diff` is the limit where `config` sets none.
+    """
     if through not in ("library", "functions"):
         raise BadInput(f'through must be "library" or "functions", not {through!r}')
     config = config or Config()
@@ -118,11 +141,15 @@ def compare(
         if comparison.bits.near_ties:
             for samples in sets:
                 comparison.count_optimizer_flips(samples)
+        if comparison.nothing_trusted(sum(samples.count for samples in sets)):
+            for samples in sets:
+                comparison.run_on_reference_bits(samples)
     return comparison.report(
         random_count=sets[0].count,
         data_count=sets[1].count if data is not None else 0,
         with_bits=tensors is not None,
         through=through,
+        max_rel_diff=max_rel_diff if config.max_rel_diff is None else math.inf,  # a gate judges by that
         seconds=time.perf_counter() - started,
     )
 
@@ -145,6 +172,8 @@ class _Output:
     diff: float = 0.0
     """Over the samples without near-ties."""
     diff_all: float = 0.0
+    lost: int = 0
+    """Values that are not finite where the reference's are, over all samples: no near-tie excuses them."""
 
     @property
     def relative(self) -> float:
@@ -191,8 +220,16 @@ class _Comparison:
         self.compiled = self._session(compiled_file, names[1], OPTIMIZED, library)
         # The outputs come from the file as it is; the copy that shows its bits may be optimized otherwise.
         self.packed = [tensor.packed for tensor in self.tensors]
-        self.bits = BitTally(reference, self.tensors, from_integers(compiled.graph, self.packed))
+        exact = {tensor.original for tensor in self.tensors if tensor.exact or tensor.pre_activation in given}
+        self.bits = BitTally(reference, self.tensors, exact)
         self.optimizer_bits = BitTally(reference, self.tensors, set())
+        self.given_bits = BitTally(reference, self.tensors, exact, chained=False)
+        self.given_session: onnxruntime.InferenceSession | None = None
+        rounded = [tensor for tensor in self.tensors if tensor.original not in exact]
+        self.given_tensors = {tensor.packed: tensor for tensor in rounded}
+        self.library = library
+        self.folder = folder
+        self.model = compiled
         self.optimized: onnxruntime.InferenceSession | None = None
         self.bit_session = None
         if self.tensors:
@@ -215,7 +252,7 @@ class _Comparison:
         for feeds, valid in samples.batches(self._chunk_size(samples)):
             expected, actual, packed = self._run_all(feeds)
             rows = Rows(valid, samples.run_size(feeds))
-            doubtful = self._compare_bits({**feeds, **expected}, packed, rows)
+            doubtful = self._compare_bits({**feeds, **expected}, packed, rows, self.bits)
             for name in self.outputs:
                 self._compare_output(name, expected[name], actual[name], rows, doubtful)
             pair = self._classes(expected, actual, valid)
@@ -257,7 +294,32 @@ class _Comparison:
             self.chunk = int(min(_LARGEST_CHUNK, max(1, _ACTIVATION_BUDGET // max(1, 2 * size))))
         return self.chunk
 
-    def _compare_bits(self, values: Feeds, packed: Feeds, rows: Rows) -> np.ndarray:
+    def nothing_trusted(self, samples: int) -> bool:
+        """Return whether near-ties leave an output or a binarizer that was compared on no sample."""
+        unseen = not all(output.compared for output in self.per_output.values())
+        return self.bits.near_ties > 0 and (self.bits.near_tie_samples == samples or unseen)
+
+    def run_on_reference_bits(self, samples: Samples) -> None:
+        """Compare with the reference's bits in the place of all that could be near-ties: nothing is a consequence."""
+        if self.given_session is None:
+            model, self.given_inputs = fed(exposed(self.model, self.packed, self.names[1]), self.given_tensors)
+            file = self.folder / "given.onnx"
+            write_model(model, file)
+            self.given_session = self._session(file, self.names[1], OPTIMIZED, self.library)
+        wanted = list(dict.fromkeys(self.outputs + self.packed))
+        for feeds, valid in samples.batches(self._chunk_size(samples)):
+            expected, _, packed = self._run_all(feeds)
+            values, rows = {**feeds, **expected}, Rows(valid, samples.run_size(feeds))
+            given = {
+                self.given_inputs[name]: pack(values[tensor.original], tensor.width, packed[name].shape)
+                for name, tensor in self.given_tensors.items()
+            }
+            made = dict(zip(wanted, self.given_session.run(wanted, {**feeds, **given}), strict=True))
+            self._compare_bits(values, made, rows, self.given_bits)
+            for name in self.outputs:
+                self._compare_output(name, expected[name], made[name], rows, np.zeros(valid, dtype=bool))
+
+    def _compare_bits(self, values: Feeds, packed: Feeds, rows: Rows, tally: BitTally) -> np.ndarray:
         """Count the bits that differ; return which samples have near-ties, bool [valid]."""
 
         def signs_of(tensor: SignTensor) -> np.ndarray:
@@ -272,7 +334,7 @@ class _Comparison:
                 )
             return signs.reshape(shape)
 
-        return self.bits.add(values, signs_of, rows)
+        return tally.add(values, signs_of, rows)
 
     def count_optimizer_flips(self, samples: Samples) -> None:
         """Count what onnxruntime's own optimizations flip in the reference: the measure for near-ties."""
@@ -305,6 +367,7 @@ class _Comparison:
         second = rows.split(actual).astype(np.float64)
         finite = np.abs(first[np.isfinite(first)])
         record.largest = max(record.largest, float(finite.max(initial=0.0)))
+        record.lost += int((np.isfinite(first) & ~np.isfinite(second)).sum())
         with np.errstate(invalid="ignore"):
             diff = np.abs(first - second)
         # The same infinity, or NaN in both, is no difference; in one of them only, it is an infinite one.
@@ -324,9 +387,42 @@ class _Comparison:
                 return array[:count].argmax(axis=1), actual[name][:count].argmax(axis=1)
         return None
 
-    def report(self, random_count: int, data_count: int, with_bits: bool, through: str, seconds: float) -> VerifyReport:
+    def _failures(self, max_rel_diff: float) -> list[str]:
+        """Return what is wrong, in words."""
+        bits, found = self.bits, []
+        if bits.flipped:
+            found.append(f"{bits.flipped} flipped bits, at {', '.join(list(bits.by_tensor)[:3])}")
+        for name, output in self.per_output.items():
+            if output.lost:
+                found.append(f"output {name!r} has {output.lost} values that are not finite where the original's are")
+            elif output.relative > max_rel_diff:
+                found.append(
+                    f"output {name!r} differs by {output.relative:.2g} of its largest magnitude, "
+                    f"which is more than {max_rel_diff:g}"
+                )
+        if bits.near_ties:
+            own = self.optimizer_bits.near_tie_samples
+            limit = max(2 * own, own + NEAR_TIE_SLACK)
+            if bits.near_tie_samples > limit:
+                found.append(
+                    f"near-ties in {bits.near_tie_samples} samples: more than the {limit} allowed where onnxruntime's "
+                    f"own optimizer has them in {own}"
+                )
+        return found
+
+    def report(
+        self,
+        random_count: int,
+        data_count: int,
+        with_bits: bool,
+        through: str,
+        max_rel_diff: float,
+        seconds: float,
+    ) -> VerifyReport:
         """Sum up. Agreement is that on the data where there is data: random inputs have no classes to speak of."""
         bits, other = self.bits, self.optimizer_bits
+        if not bits.flipped:  # else these are the same errors again
+            bits.flipped, bits.by_tensor = self.given_bits.flipped, self.given_bits.by_tensor
         outputs = self.per_output.values()
         notes = []
         if with_bits and not self.tensors:
@@ -338,12 +434,10 @@ class _Comparison:
             )
         if self.labels_given and not self.labelled:
             notes.append("labels were given, but no output is a float tensor [samples, classes]: no accuracy")
-        unchecked = [name for name, count in bits.checked.items() if count == 0]
-        if unchecked:
+        if self.given_session is not None:
             notes.append(
-                f"every sample has a near-tie before {unchecked[0]}: what follows is not checked; use more samples"
+                "every sample has near-ties: what follows them was compared part by part, on the reference's own bits"
             )
-        trusted = all(output.compared for output in outputs)
         accuracy = optimizer = None
         if self.labelled:
             accuracy = AccuracyReport(self.correct[0] / self.labelled, self.correct[1] / self.labelled)
@@ -359,13 +453,14 @@ class _Comparison:
             near_tie_samples=bits.near_tie_samples if with_bits else None,
             downstream=bits.downstream if with_bits else None,
             onnxruntime=optimizer,
-            max_abs_diff=max((output.diff for output in outputs), default=0.0) if trusted else None,
+            max_abs_diff=max((output.diff for output in outputs), default=0.0),
             max_abs_diff_all=max((output.diff_all for output in outputs), default=0.0),
-            max_rel_diff=max((output.relative for output in outputs), default=0.0) if trusted else None,
+            max_rel_diff=max((output.relative for output in outputs), default=0.0),
             argmax_agreement=float(self.agreed[-1].mean()) if self.agreed else None,
             accuracy=accuracy,
             through=through,
             flipped_by_tensor=bits.by_tensor,
+            failures=self._failures(max_rel_diff),
             notes=notes,
             seconds=seconds,
         )

@@ -1,33 +1,58 @@
 """Command line: `python -m bnncc.models train | evaluate | export | sample`.
 
 Results go to stdout as JSON lines; progress to stderr when it is a terminal. Exit status: 0 done, 1 training failed,
-2 bad usage or input (one line on stderr).
+2 bad usage or input (one line on stderr). PyTorch is loaded where it is used: `sample`, `evaluate` on an ONNX file and
+every `--help` work without it.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
-import torch
 
 from bnncc.errors import BadInput, BnnccError
 from bnncc.models import data as datasets
 from bnncc.models.evaluate import evaluate, evaluate_onnx
-from bnncc.models.export import EXPORTERS, WEIGHT_FORMS, export
 from bnncc.models.files import replacing
-from bnncc.models.networks import NETWORKS
-from bnncc.models.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
-from bnncc.models.train import OPTIMIZERS, TrainConfig, load_trained, train
 
 
-def names(registry: dict) -> click.Choice:
-    """Return the option type that accepts the names in a registry."""
-    return click.Choice(sorted(registry))
+def with_torch(module: str) -> Any:
+    """Import a module that needs PyTorch. Raises BadInput, saying how to install it, where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnxscript"):
+            raise
+        raise BadInput('needs PyTorch: pip install "bnncc[models]"') from error
+
+
+class TorchName(click.ParamType):
+    """An option that takes one of the names in a module's registry, which is read when the option is."""
+
+    name = "name"
+
+    def __init__(self, module: str, registry: str) -> None:
+        self.module, self.registry = module, registry
+
+    def choice(self) -> click.Choice:
+        """Return the type that knows the names. Raises BadInput without PyTorch."""
+        return click.Choice(sorted(getattr(with_torch(self.module), self.registry)))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.choice().convert(value, param, ctx)
+
+    def get_metavar(self, *arguments: Any, **keywords: Any) -> str | None:
+        try:
+            return self.choice().get_metavar(*arguments, **keywords)
+        except BadInput:
+            return None  # help without PyTorch has no names to show
 
 
 def emit(entry: dict[str, object]) -> None:
@@ -40,6 +65,10 @@ data_dir = click.option(
     type=click.Path(path_type=Path),
     help="Folder of the data set's files [default: $BNNCC_DATA/data/NAME]",
 )
+dataset_name = click.Choice(sorted(datasets.SOURCES))
+weight_quantizers = TorchName("bnncc.models.quantizers", "WEIGHT_QUANTIZERS")
+activation_quantizers = TorchName("bnncc.models.quantizers", "ACTIVATION_QUANTIZERS")
+weight_forms = TorchName("bnncc.models.export", "WEIGHT_FORMS")
 threads_option = click.option("--threads", type=click.IntRange(1), help="CPU threads [default: one per core]")
 
 
@@ -49,17 +78,27 @@ def main() -> None:
 
 
 @main.command("train")
-@click.option("--dataset", type=names(datasets.SOURCES), default="fashion-mnist")
+@click.option("--dataset", type=dataset_name, default="fashion-mnist")
 @data_dir
-@click.option("--network", type=names(NETWORKS), default="vgg_small")
+@click.option("--network", type=TorchName("bnncc.models.networks", "NETWORKS"), default="vgg_small")
 @click.option("--width", type=click.IntRange(1), default=64, help="Channels of the first layer.")
 @click.option("--depths", default="2,2,2", help="bireal_resnet: binary convolutions of each stage.")
 @click.option("--stem-stride", type=click.IntRange(1), default=1, help="bireal_resnet: stride of the first layer.")
-@click.option("--weights", type=names(WEIGHT_QUANTIZERS), default="sign", help="Weight quantizer.")
-@click.option("--activations", type=names(ACTIVATION_QUANTIZERS), default="sign", help="Activation quantizer.")
+@click.option(
+    "--weights",
+    type=TorchName("bnncc.models.quantizers", "WEIGHT_QUANTIZERS"),
+    default="sign",
+    help="Weight quantizer.",
+)
+@click.option(
+    "--activations",
+    type=TorchName("bnncc.models.quantizers", "ACTIVATION_QUANTIZERS"),
+    default="sign",
+    help="Activation quantizer.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=10)
 @click.option("--batch", type=click.IntRange(2), default=128)
-@click.option("--optimizer", type=names(OPTIMIZERS), default="adam")
+@click.option("--optimizer", type=TorchName("bnncc.models.train", "OPTIMIZERS"), default="adam")
 @click.option("--lr", type=float, default=2e-3, help="First learning rate of the cosine.")
 @click.option("--weight-decay", type=float, default=0.0)
 @click.option("--label-smoothing", type=float, default=0.0)
@@ -72,6 +111,7 @@ def main() -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoint and log.")
 def train_command(dataset, data_dir, network, width, depths, stem_stride, shift, flip, threads, resume, out, **rest):
     """Train a network; each epoch writes OUT/checkpoint.pt and a line of OUT/log.jsonl."""
+    torch, training = with_torch("torch"), with_torch("bnncc.models.train")
     weights, activations = rest.pop("weights"), rest.pop("activations")
     if threads:
         torch.set_num_threads(threads)
@@ -87,7 +127,7 @@ def train_command(dataset, data_dir, network, width, depths, stem_stride, shift,
         except ValueError:
             raise click.BadParameter(f"{depths!r} is not a list of numbers like 2,2,2", param_hint="--depths") from None
         options["stem_stride"] = stem_stride
-    config = TrainConfig(
+    config = training.TrainConfig(
         dataset,
         network,
         options,
@@ -96,12 +136,12 @@ def train_command(dataset, data_dir, network, width, depths, stem_stride, shift,
         **rest,
     )
     emit({"config": asdict(config), "threads": torch.get_num_threads()})
-    train(config, train_set, test_set, out, resume=resume, on_epoch=emit)
+    training.train(config, train_set, test_set, out, resume=resume, on_epoch=emit)
 
 
 @main.command("evaluate")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--dataset", type=names(datasets.SOURCES), help="[default: what a checkpoint was trained on]")
+@click.option("--dataset", type=dataset_name, help="[default: what a checkpoint was trained on]")
 @data_dir
 @threads_option
 def evaluate_command(model, dataset, data_dir, threads):
@@ -111,9 +151,10 @@ def evaluate_command(model, dataset, data_dir, threads):
             raise click.UsageError("an ONNX file does not say its data set: give --dataset")
         score = evaluate_onnx(model, datasets.load(dataset, "test", data_dir), threads=threads or 0)
     else:
+        torch, training = with_torch("torch"), with_torch("bnncc.models.train")
         if threads:
             torch.set_num_threads(threads)
-        config, network = load_trained(model)
+        config, network = training.load_trained(model)
         wanted, given = (datasets.SOURCES[name].shape for name in (config.dataset, dataset or config.dataset))
         if wanted != given:
             raise BadInput(f"{model}: takes images of {list(wanted)}, {dataset} has {list(given)}")
@@ -124,18 +165,24 @@ def evaluate_command(model, dataset, data_dir, threads):
 @main.command("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--exporter", type=click.Choice(EXPORTERS), default="torchscript")
-@click.option("--weights", type=click.Choice(WEIGHT_FORMS), default="binary", help="What is stored of binary layers.")
+@click.option("--exporter", type=TorchName("bnncc.models.export", "EXPORTERS"), default="torchscript")
+@click.option(
+    "--weights",
+    type=TorchName("bnncc.models.export", "WEIGHT_FORMS"),
+    default="binary",
+    help="What is stored of binary layers.",
+)
 @click.option("--fold-batch-norm", is_flag=True, help="Let the exporter fold batch-norms into convolutions.")
 def export_command(checkpoint, output, exporter, weights, fold_batch_norm):
     """Write the network of CHECKPOINT to an ONNX file."""
-    config, network = load_trained(checkpoint)
+    config, network = with_torch("bnncc.models.train").load_trained(checkpoint)
+    export = with_torch("bnncc.models.export").export
     export(network, output, datasets.SOURCES[config.dataset].shape, exporter, weights, fold_batch_norm)
     emit({"output": str(output), "bytes": output.stat().st_size})
 
 
 @main.command("sample")
-@click.option("--dataset", type=names(datasets.SOURCES), default="fashion-mnist")
+@click.option("--dataset", type=dataset_name, default="fashion-mnist")
 @data_dir
 @click.option("--count", type=click.IntRange(1), default=500, help="Images, from the start of the test set.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="An .npz file.")

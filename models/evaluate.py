@@ -1,20 +1,21 @@
-"""Accuracy and loss of a network on a data set, from PyTorch or from an ONNX file."""
+"""Accuracy and loss of a network on a data set, from PyTorch or from an ONNX file; the latter needs no PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
-import torch
-import torch.nn.functional as F
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from torch import nn
 
 from bnncc.errors import BadInput
 from bnncc.models.data import DataSet
+
+if TYPE_CHECKING:
+    from torch import nn
 
 UNUSABLE = (
     ort_errors.Fail,
@@ -36,12 +37,14 @@ class Score:
     count: int
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, data: DataSet, batch: int = 500) -> Score:
     """Score a network in eval mode (float32) on a data set; the mode it was in is put back."""
+    import torch  # here, because ONNX files are scored without it
+
     was_training = model.training
     model.eval()
-    score = _score(lambda images: model(torch.from_numpy(images)), data, batch)
+    with torch.no_grad():
+        score = _score(lambda images: model(torch.from_numpy(images)).numpy(), data, batch)
     model.train(was_training)
     return score
 
@@ -58,18 +61,20 @@ def evaluate_onnx(path: str | Path, data: DataSet, batch: int = 500, threads: in
         inputs = [entry.name for entry in session.get_inputs()]
         if len(inputs) != 1:
             raise BadInput(f"{path}: has {len(inputs)} inputs ({', '.join(inputs)}) where one image is expected")
-        return _score(lambda images: torch.from_numpy(session.run(None, {inputs[0]: images})[0]), data, batch)
+        return _score(lambda images: session.run(None, {inputs[0]: images})[0], data, batch)
     except UNUSABLE as error:
         raise BadInput(f"{path}: {str(error).splitlines()[0]}") from error
 
 
-def _score(predict: Callable[[np.ndarray], torch.Tensor], data: DataSet, batch: int) -> Score:
+def _score(predict: Callable[[np.ndarray], np.ndarray], data: DataSet, batch: int) -> Score:
     """Score what maps float32 images [n, C, H, W] to logits [n, classes]."""
     correct, loss = 0, 0.0
     for start in range(0, len(data), batch):
         part = slice(start, start + batch)
-        labels = torch.from_numpy(data.labels[part])
-        logits = predict(data.inputs(part))
+        labels = data.labels[part]
+        logits = predict(data.inputs(part)).astype(np.float64)
         correct += int((logits.argmax(1) == labels).sum())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        highest = logits.max(1)
+        log_sum = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
+        loss += float((log_sum - logits[np.arange(len(labels)), labels]).sum())
     return Score(correct / len(data), loss / len(data), len(data))

@@ -24,8 +24,11 @@ dynamo, global average pooling is ReduceMean and flatten is Reshape, instead of 
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -126,21 +129,37 @@ def _with_own_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+@contextlib.contextmanager
+def _quiet_about_torchvision() -> Iterator[None]:
+    """Keep torch's exporter from logging that it leaves out torchvision's ops, of which networks here have none."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("torchvision is not installed")
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
 def _export_dynamo(model: nn.Module, image: Tensor, path: Path, fold_batch_norm: bool) -> None:
     """Export without torch's optimizer, which folds batch-norms, unless that is wanted; fold constants either way."""
     from onnxscript import optimizer  # comes with torch's exporter; slow to import
 
-    program = torch.onnx.export(
-        model,
-        (image,),
-        dynamo=True,
-        optimize=fold_batch_norm,
-        opset_version=OPSET,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
+    with _quiet_about_torchvision():
+        program = torch.onnx.export(
+            model,
+            (image,),
+            dynamo=True,
+            optimize=fold_batch_norm,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
     if not fold_batch_norm:
         optimizer.inline(program.model)
         optimizer.fold_constants(program.model)

@@ -36,7 +36,8 @@ class LayerRecord:
 
     status is "binary" (signs times signs, lowered to a custom op), "weight-binary" (binary weights, float
     activations: stays float) or "float". `candidate` says that the layer looked binary (a binarizer before it or binary
-    weights), so that a float outcome is worth the user's attention. Sizes are bytes of weights and per-channel
+    weights), so that a float outcome is worth the user's attention. `exact_sums`: the original's own float sums are
+    exact, whatever their order, so that no bit behind them may differ. Sizes are bytes of weights and per-channel
     parameters; bit operations are one XNOR and one count per weight and output position, as one operation. What is said
     of trees is None without one: mst_* and bit_ops_mst of the paper's (`filter_tree.paper_tree`), summed over groups,
     mst_size_bits with the positions of the differing bits; tree_* and bit_ops_tree of the kernel's.
@@ -51,6 +52,7 @@ class LayerRecord:
     candidate: bool = False
     kernel: str | None = None
     weight_bits: int = 32
+    exact_sums: bool = False
     bit_ops_dense: int = 0
     bit_ops_mst: int | None = None
     mst_bits: int | None = None
@@ -87,7 +89,9 @@ class SignTensor:
     """Where the bits of a reference binarizer are found in the compiled model.
 
     original, pre_activation: the +-1 tensor in the reference model and the float tensor it was taken from; threshold:
-    float32 [1] or [C]; packed: the uint8 tensor of the compiled model; width: the length of its last axis in signs.
+    float32 [1] or [C]; packed: the uint8 tensor of the compiled model; width: the length of its last axis in signs;
+    exact: the original compares exact sums, so that no bit may differ; else it compares rounded floats, which can be
+    near-ties.
     """
 
     original: str
@@ -95,6 +99,7 @@ class SignTensor:
     threshold: np.ndarray
     packed: str
     width: int
+    exact: bool = True
 
 
 @dataclass

@@ -64,6 +64,8 @@ def match(tensor: gs.Tensor) -> Comparison | None:
     threshold = g.channel_vector(bound, g.rank(source))
     if g.constant(source) is not None or threshold is None or threshold.dtype != np.float32:
         return None
+    if not all(g.broadcasts_into(operand, source) for operand in (bound, *where.inputs[1:])):
+        return None  # the signs have another shape than what is compared
     direction = np.ones(1, np.int8)
     turn = g.producer(source)
     if turn is not None and turn.op == "Mul":

@@ -20,40 +20,62 @@ RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 @dataclass(frozen=True)
 class SignPath:
-    """How signs reach a tensor: the binarizer's output, the ops between in order, and the factor they carry."""
+    """How signs reach a tensor: the binarizer's output, the ops between in order, and the factor they carry.
+
+    obstacle: why the values at the end are not +-scale (or 0 where padded with zeros) after all; "" where they are.
+    """
 
     signs: gs.Tensor
     nodes: tuple[gs.Node, ...]
     scale: np.float32
+    obstacle: str = ""
 
 
 def sign_path(tensor: gs.Tensor) -> SignPath | None:
-    """The way back from a tensor of values +-scale (or 0 where padded with zeros) to its binarizer, else None."""
+    """The way back from a tensor to the one binarizer that its values come from, else None."""
     nodes: list[gs.Node] = []
-    scale = np.float32(1)
     while binarizers.match(tensor) is None:
         node = g.producer(tensor)
         if node is None:
             return None
-        if node.op == "Mul" and _turns_channels(node):
+        if node.op in (*RESHAPING, "MaxPool", "Pad") or (node.op == "Mul" and _turns_channels(node)):
             source = node.inputs[0]
-            nodes.append(node)
-        elif node.op == "Mul":
-            factors = [g.filled_value(source) for source in node.inputs]
-            if all(factor is None for factor in factors):
-                return None
-            source = node.inputs[0 if factors[1] is not None else 1]
-            factor = factors[1] if factors[1] is not None else factors[0]
-            if factor.dtype != np.float32 or not factor > 0:
-                return None
-            scale = np.float32(scale * factor)
-        elif node.op in (*RESHAPING, "MaxPool", "Pad"):
-            source = node.inputs[0]
-            nodes.append(node)
+        elif node.op == "Mul" and _scale_of(node) is not None:
+            source = _scaled_input(node)
         else:
             return None
+        nodes.append(node)
         tensor = source
-    return SignPath(tensor, tuple(reversed(nodes)), scale)
+    scale, obstacle = np.float32(1), ""
+    for node in reversed(nodes):
+        if node.op == "Mul" and not _turns_channels(node):
+            scale = np.float32(scale * _scale_of(node))
+        elif node.op == "Pad" and pad_value(node) not in (0, scale, -scale):
+            obstacle = f"Pad '{node.name}' pads signs with something other than 0, +1 or -1"
+    kept = tuple(node for node in reversed(nodes) if node.op != "Mul" or _turns_channels(node))
+    return SignPath(tensor, kept, scale, obstacle)
+
+
+def pad_value(pad: gs.Node) -> np.float32 | None:
+    """What a Pad node pads with, where that is a constant, else None."""
+    if pad.attrs.get("mode", "constant") != "constant":
+        return None
+    value = g.optional_input(pad, 2)
+    return np.float32(0) if value is None else g.filled_value(value)
+
+
+def _scaled_input(node: gs.Node) -> gs.Tensor:
+    """The data input of a Mul by a scalar constant."""
+    return node.inputs[0 if g.filled_value(node.inputs[1]) is not None else 1]
+
+
+def _scale_of(node: gs.Node) -> np.float32 | None:
+    """The positive float32 scalar that a Mul multiplies signs by, else None."""
+    for operand, data in (node.inputs, reversed(node.inputs)):
+        factor = g.filled_value(data)
+        if factor is not None and g.filled_value(operand) is None and g.broadcasts_into(data, operand):
+            return factor if factor.dtype == np.float32 and factor > 0 else None
+    return None
 
 
 def _turns_channels(node: gs.Node) -> bool:
@@ -79,17 +101,24 @@ def weights_of(node: gs.Node) -> np.ndarray | None:
 
 
 def is_binary(node: gs.Node) -> bool:
-    """Whether a node is a canonical binary layer: +-1 weights, no bias, over +-1 activations."""
-    if node.op not in ("Conv", "MatMul") or (node.op == "Conv" and len(node.inputs) > 2):
+    """Whether a node is a canonical binary layer: a 2-D Conv or [N, K] MatMul of +-1 weights, no bias, over signs."""
+    if node.op not in ("Conv", "MatMul") or g.optional_input(node, 2) is not None:
         return False
     weights = weights_of(node)
-    if weights is None or not np.isin(weights, (-1, 1)).all():
+    rank = 4 if node.op == "Conv" else 2
+    if weights is None or weights.ndim != rank or not weights.size or g.rank(node.inputs[0]) != rank:
+        return False
+    if not np.isin(weights, (-1, 1)).all():
         return False
     path = sign_path(node.inputs[0])
-    return path is not None and path.scale == 1
+    return path is not None and path.scale == 1 and not path.obstacle
 
 
 def fan_in(node: gs.Node) -> int:
     """Number of products in one output of a binary layer."""
-    weights = weights_of(node)
+    return fan_in_of(weights_of(node))
+
+
+def fan_in_of(weights: np.ndarray) -> int:
+    """Number of products in one output of a layer of weights [M, ...]."""
     return int(weights.size // weights.shape[0])

@@ -64,11 +64,6 @@ _ELEMENTWISE = {
     "Sign": np.sign,
     "Where": np.where,
 }
-# Ops whose output is exactly 0 wherever their input is, or that only move values.
-_KEEPS_ZERO = (
-    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "MaxPool", "Mul", "Neg", "Div",
-    "Concat", "Slice", "Gather", "Split", "Expand", "Tile", "Tanh", "LeakyRelu", "PRelu", "Cast",
-)  # fmt: skip
 
 
 class CanonicalizeBinarizers:
@@ -99,12 +94,10 @@ class CanonicalizeBinarizers:
 def _step_of(node: gs.Node, steps: dict[int, Step]) -> Step | None:
     if len(node.outputs) != 1 or node.domain not in (None, "", "ai.onnx"):
         return None
-    if node.op in _COMPARISONS:
-        direct = _comparison(node)
-        if direct is not None:
-            return direct
     inputs = [steps.get(id(tensor)) for tensor in node.inputs]
     known = [step for step in inputs if step is not None]
+    if not known and node.op in _COMPARISONS:
+        return _comparison(node)
     if not known:
         return _sign(node) if node.op == "Sign" else _without_residue(node, steps)
     return _elementwise(node, inputs, known[0])
@@ -120,11 +113,13 @@ def _comparison(node: gs.Node) -> Step | None:
     threshold = g.channel_vector(right, g.rank(left))
     if threshold is None or threshold.dtype != np.float32 or not np.isfinite(threshold).all():
         return None
+    if not g.broadcasts_into(right, left):
+        return None
     return Step(left, threshold, np.array(_COMPARISONS[op], bool))
 
 
 def _sign(node: gs.Node) -> Step | None:
-    if node.inputs[0].dtype not in (None, np.float32):
+    if node.inputs[0].dtype != np.float32:
         return None
     return Step(node.inputs[0], np.zeros(1, np.float32), np.array([-1, 0, 1, 0], np.float32), from_sign=True)
 
@@ -139,7 +134,7 @@ def _elementwise(node: gs.Node, inputs: list[Step | None], first: Step) -> Step 
             operands.append(step.values)
         else:
             value = g.filled_value(tensor)
-            if value is None:
+            if value is None or not g.broadcasts_into(tensor, first.source):
                 return None
             operands.append(value)
     from_sign = any(step.from_sign for step in inputs if step is not None)
@@ -151,7 +146,9 @@ def _elementwise(node: gs.Node, inputs: list[Step | None], first: Step) -> Step 
                      "LessOrEqual": np.less_equal, "Equal": np.equal}  # fmt: skip
         return replace(first, values=functions[node.op](*operands), from_sign=from_sign)
     function = _ELEMENTWISE.get(node.op)
-    if function is None:
+    if function is None or (
+        node.op == "Div" and operands[0].dtype.kind in "iu"
+    ):  # ONNX truncates quotients of integers
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.asarray(function(*operands))
@@ -179,40 +176,6 @@ def _without_residue(node: gs.Node, steps: dict[int, Step]) -> Step | None:
     return None
 
 
-def _exact_zero(tensor: gs.Tensor) -> str | None:
-    """Why a tensor can be exactly 0 by construction, else None."""
-    values = g.constant(tensor)
-    if values is not None:
-        return "a constant holds zeros" if (np.asarray(values) == 0).any() else None
-    node = g.producer(tensor)
-    if node is None:
-        return None
-    if node.op in ("Relu", "Abs", "ThresholdedRelu", "Shrink"):
-        return f"after {node.op} '{node.name}'"
-    if node.op == "Clip" and any(g.filled_value(bound) == 0 for bound in node.inputs[1:] if bound.name):
-        return f"after Clip '{node.name}' with the bound 0"
-    if node.op in ("Max", "Min") and any(g.filled_value(other) == 0 for other in node.inputs):
-        return f"after {node.op} '{node.name}' with 0"
-    if node.op in ("Floor", "Ceil", "Round", "Sign"):
-        return f"after {node.op} '{node.name}'"
-    if node.op == "Cast" and node.inputs[0].dtype is not None and node.inputs[0].dtype.kind in "iub":
-        return f"after Cast '{node.name}' from integers"
-    if node.op == "Pad" and _pads_with_zero(node):
-        return f"after Pad '{node.name}' with zeros"
-    if node.op in _KEEPS_ZERO:
-        sources = node.inputs if node.op == "Concat" else node.inputs[:1]
-        reasons = (_exact_zero(source) for source in sources if g.constant(source) is None)
-        return next((reason for reason in reasons if reason), None)
-    return None
-
-
-def _pads_with_zero(node: gs.Node) -> bool:
-    if node.attrs.get("mode", "constant") != "constant":
-        return False
-    value = g.filled_value(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else 0
-    return value is None or value == 0
-
-
 def _is_frontier(graph: gs.Graph, tensor: gs.Tensor, steps: dict[int, Step]) -> bool:
     """Whether something that is no step itself reads the tensor."""
     if g.is_graph_output(graph, tensor):
@@ -227,16 +190,13 @@ def _canonicalize(graph: gs.Graph, tensor: gs.Tensor, step: Step, context: Conte
     scale = abs(above)
     if step.values.dtype != np.float32:
         return False
-    if below != -above or scale == 0 or (not step.from_sign and abs(at) != scale):
+    keeps_zero = step.from_sign and at == 0
+    if below != -above or scale == 0 or (abs(at) != scale and not keeps_zero):
         if any(reader.op in LAYER_OPS for reader in tensor.outputs):
             result.note(node.name, f"not a binarizer: takes the values {below:g}, {at:g}, {above:g}, not -c and +c")
         return False
-    zero = _exact_zero(step.source) if step.from_sign else None
-    if zero:
-        result.note(node.name, f"not a binarizer: Sign of a value that can be exactly 0 ({zero})")
-        return False
     upward = above > 0
-    closed = step.from_sign or at == scale
+    closed = keeps_zero or at == scale
     threshold = step.threshold
     if not closed:  # x > t is x >= the next float above t
         threshold = np.nextafter(threshold, np.float32(np.inf if upward else -np.inf))
@@ -247,7 +207,7 @@ def _canonicalize(graph: gs.Graph, tensor: gs.Tensor, step: Step, context: Conte
         nan_bit=int(nan == scale),
     )
     record = Binarizer(tensor.name, step.source.name, comparison.threshold, comparison.direction,
-                       comparison.nan_bit, step.from_sign)  # fmt: skip
+                       comparison.nan_bit, keeps_zero)  # fmt: skip
     current = binarizers.match(tensor)
     if scale == 1 and current is not None and current.source is comparison.source:
         context.binarizers.setdefault(tensor.name, record)
@@ -259,7 +219,7 @@ def _canonicalize(graph: gs.Graph, tensor: gs.Tensor, step: Step, context: Conte
         factor = gs.Constant(g.fresh_name(graph, f"{tensor.name}_scale"), np.array(scale, np.float32))
         g.add_node(graph, "Mul", [signs, factor], tensor)
     context.binarizers[signs.name] = record
-    if step.from_sign and g.producer(step.source) is None:
+    if keeps_zero and g.producer(step.source) is None:
         result.note(node.name, "exact zeros of the input count as +1 (Sign gives 0)")
     return True
 

@@ -34,9 +34,9 @@ class BinaryWeights:
 
 def factor(weights: np.ndarray) -> BinaryWeights | str:
     """Weights [M, ...] as scale * signs + offset, or the reason, in words, why they are not binary."""
-    flat = weights.reshape(weights.shape[0], -1)
-    if not flat.size:
+    if not weights.size:
         return "weights are empty"
+    flat = weights.reshape(weights.shape[0], -1)
     if not np.isfinite(flat).all():
         return "weights are not finite"
     low, high = flat.min(axis=1), flat.max(axis=1)
@@ -100,10 +100,24 @@ def _canonicalize(graph: gs.Graph, node: gs.Node, record: LayerRecord, result: P
     if reason is not None:
         return reason
     record.status = "binary"
+    record.exact_sums = _sums_exactly(node, factored, path)
     if not bl.is_binary(node):
         _rewrite(graph, node, factored, path)
         result.changed = True
     return None
+
+
+def _sums_exactly(node: gs.Node, weights: BinaryWeights, path: bl.SignPath) -> bool:
+    """Whether the original's float sums are exact in any order: multiples n * c, |n| <= K, of a c of few bits."""
+    bias = g.optional_input(node, 2)
+    if weights.offset.any() or (bias is not None and np.any(g.constant(bias))):
+        return False
+    alpha = np.float32(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else np.float32(1)
+    step = weights.scale.astype(np.float64) * path.scale * alpha
+    mantissas = (np.frexp(step)[0] * 2.0**53).astype(np.int64)
+    trailing = np.array([(int(m) & -int(m)).bit_length() - 1 if m else 53 for m in mantissas])
+    bits = 53 - trailing + bl.fan_in_of(weights.signs).bit_length()
+    return bool((bits <= 24).all())
 
 
 def _unsupported(node: gs.Node, path: bl.SignPath) -> str | None:
@@ -112,33 +126,22 @@ def _unsupported(node: gs.Node, path: bl.SignPath) -> str | None:
         return "transposed convolutions have no binary kernel"
     if node.op == "Conv" and g.rank(node.inputs[1]) != 4:
         return f"only 2-D convolutions have a binary kernel; this one has weights of rank {g.rank(node.inputs[1])}"
-    if node.op == "Conv" and len(node.inputs) > 2 and g.constant(node.inputs[2]) is None:
+    bias = g.optional_input(node, 2)
+    if node.op == "Conv" and bias is not None and g.constant(bias) is None:
         return "its bias is no constant"
     if node.op != "Conv" and g.rank(node.inputs[0]) != 2:
         return "only matrix products of [N, K] activations have a binary kernel"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
         return "Gemm with transposed activations"
-    if node.op == "Gemm" and len(node.inputs) > 2 and _gemm_bias(node) is None:
+    if node.op == "Gemm" and bias is not None and _gemm_bias(node) is None:
         return "Gemm whose bias is not a constant per output feature"
-    for pad in (node for node in path.nodes if node.op == "Pad"):
-        value = _pad_value(pad)
-        if value is None or value not in (0, path.scale, -path.scale):
-            return f"Pad '{pad.name}' pads signs with something other than 0, +1 or -1"
-    return None
-
-
-def _pad_value(pad: gs.Node) -> np.float32 | None:
-    if pad.attrs.get("mode", "constant") != "constant":
-        return None
-    if len(pad.inputs) < 3 or not pad.inputs[2].name:
-        return np.float32(0)
-    return g.filled_value(pad.inputs[2])
+    return path.obstacle or None
 
 
 def _gemm_bias(node: gs.Node) -> np.ndarray | None:
     """Return beta * C as float32 [1] or [M], where C is constant and the same for all rows."""
     values = g.channel_vector(node.inputs[2], 2)
-    if values is None or values.dtype != np.float32:
+    if values is None or values.dtype != np.float32 or not g.broadcasts_into(node.inputs[2], node.outputs[0]):
         return None
     return np.float32(node.attrs.get("beta", 1.0)) * values
 
@@ -148,13 +151,11 @@ def _rewrite(graph: gs.Graph, node: gs.Node, weights: BinaryWeights, path: bl.Si
     output, rank = node.outputs[0], 4 if node.op == "Conv" else 2
     source = node.inputs[0] if path.scale == 1 else _unscaled(graph, path)
     scale, offset = weights.scale * path.scale, weights.offset * path.scale
-    bias = None
+    given, bias = g.optional_input(node, 2), None
     if node.op == "Gemm":
         scale, offset = (np.float32(node.attrs.get("alpha", 1.0)) * v for v in (scale, offset))
-        if len(node.inputs) > 2:
-            bias = _gemm_bias(node)
-    elif node.op == "Conv" and len(node.inputs) > 2:
-        bias = g.constant(node.inputs[2])
+    if given is not None:
+        bias = _gemm_bias(node) if node.op == "Gemm" else g.constant(given)
     steps: list[tuple[str, gs.Tensor]] = []
     if not (scale == 1).all():
         steps.append(("Mul", _channel_constant(graph, f"{node.name}_scale", scale, rank)))
@@ -195,7 +196,7 @@ def _unscaled(graph: gs.Graph, path: bl.SignPath) -> gs.Tensor:
     for node in path.nodes:
         inputs = [tensor, *node.inputs[1:]]
         if node.op == "Pad":
-            value = _pad_value(node) / path.scale
+            value = bl.pad_value(node) / path.scale
             pad_value = gs.Constant(g.fresh_name(graph, f"{node.name}_value"), np.array(value, np.float32))
             inputs = [tensor, node.inputs[1], pad_value, *node.inputs[3:]]
         name = g.fresh_name(graph, f"{node.name}_unscaled")

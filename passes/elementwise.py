@@ -48,20 +48,13 @@ def data_input(node: gs.Node) -> gs.Tensor | None:
         if len(variable) != 1 or (node.op in ("Clip", "PRelu") and variable[0] is not node.inputs[0]):
             return None
         data = variable[0]
-        rank = g.rank(data)
         others = [t for t in node.inputs if t is not data and t.name]
-        vectors = [g.channel_vector(t, rank) for t in others]
-        # The operand must not widen the tensor: [1] or [C] values of no higher rank.
-        widths = {v.size for v in vectors if v is not None} - {1}
-        known = g.channels(data)
-        if any(v is None for v in vectors) or any(known is not None and w != known for w in widths):
-            return None
-        ranks = [t.values.ndim for t in others if isinstance(t, gs.Constant)]
-        return data if rank is not None and all(r <= rank for r in ranks) else None
+        usable = all(g.channel_vector(t, g.rank(data)) is not None and g.broadcasts_into(t, data) for t in others)
+        return data if usable and g.rank(data) is not None else None
     return None
 
 
-class Chain:
+class ChainFunction:
     """A chain of elementwise nodes as a function of values [C, L] (one row per channel)."""
 
     def __init__(self, nodes: list[gs.Node], channels: int, opset: int) -> None:

@@ -77,10 +77,11 @@ def _fold_into_producer(graph: gs.Graph, norm: gs.Node, scale: np.ndarray, shift
         return "no layer before it"
     if not g.has_one_use(graph, source):
         return f"'{layer.name}' has other readers"
-    weights = g.constant(layer.inputs[1])
-    bias = g.constant(layer.inputs[2]) if len(layer.inputs) > 2 else np.zeros(1, np.float32)
+    weights, bias = g.constant(layer.inputs[1]), _bias(layer)
     if weights is None or bias is None:
         return f"the weights of '{layer.name}' are not constants"
+    if weights.dtype != np.float32:
+        return f"the weights of '{layer.name}' are {weights.dtype}"
     if layer.op == "MatMul" and (weights.ndim != 2 or g.rank(layer.inputs[0]) != 2):
         return f"'{layer.name}' is no product of [N, K] activations and a matrix"
     factor = _output_factor(layer, weights, scale)
@@ -90,6 +91,12 @@ def _fold_into_producer(graph: gs.Graph, norm: gs.Node, scale: np.ndarray, shift
     total = (total if added is None else total + added) * scale + shift
     _replace_layer(graph, layer, layer.inputs[0], weights * factor, total, norm.outputs[0])
     return None
+
+
+def _bias(layer: gs.Node) -> np.ndarray | None:
+    """Constant bias, 0 without one; None where it is computed."""
+    bias = g.optional_input(layer, 2)
+    return np.zeros(1, np.float32) if bias is None else g.constant(bias)
 
 
 def _output_factor(layer: gs.Node, weights: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
@@ -122,10 +129,11 @@ def _fold_into_reader(
     record = context.layers.get(layer.name)
     if record is not None and record.status == "weight-binary":
         return f"'{layer.name}' has binary weights, which folding would spoil"
-    weights = g.constant(layer.inputs[1])
-    bias = g.constant(layer.inputs[2]) if len(layer.inputs) > 2 else np.zeros(1, np.float32)
+    weights, bias = g.constant(layer.inputs[1]), _bias(layer)
     if weights is None or bias is None:
         return f"the weights of '{layer.name}' are not constants"
+    if weights.dtype != np.float32:
+        return f"the weights of '{layer.name}' are {weights.dtype}"
     if layer.op == "Conv":
         auto_pad = layer.attrs.get("auto_pad", "NOTSET")
         if any(layer.attrs.get("pads", [])) or auto_pad not in ("NOTSET", "VALID"):

@@ -25,8 +25,29 @@ def is_graph_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
 
 
 def has_one_use(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    """Whether exactly one node input reads the tensor and it is no graph output."""
-    return len(tensor.outputs) == 1 and not is_graph_output(graph, tensor)
+    """Whether exactly one node of the graph itself, not of a branch, reads the tensor and it is no graph output."""
+    return len(tensor.outputs) == 1 and not is_graph_output(graph, tensor) and is_own(graph, tensor.outputs[0])
+
+
+def is_own(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether a node is the graph's own; nodes in the branches of If, Loop and Scan read outer tensors too."""
+    return any(own is node for own in graph.nodes)
+
+
+def nested_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes inside branches (If, Loop, Scan), at any depth."""
+    inner: list[gs.Node] = []
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                inner += [*value.nodes, *nested_nodes(value)]
+    return inner
+
+
+def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
+    """An input that may be absent, or present with an empty name."""
+    tensor = node.inputs[index] if len(node.inputs) > index else None
+    return tensor if tensor is not None and tensor.name else None
 
 
 def rank(tensor: gs.Tensor) -> int | None:
@@ -61,6 +82,28 @@ def filled_value(tensor: gs.Tensor) -> np.generic | None:
     if node.op in ("Expand", "Identity", "Reshape", "Unsqueeze", "Squeeze"):
         return filled_value(node.inputs[0])
     return None
+
+
+def broadcasts_into(operand: gs.Tensor, data: gs.Tensor) -> bool:
+    """Whether combining data with an operand, element by element, certainly gives the shape of data."""
+    values, node = constant(operand), producer(operand)
+    shape = values.shape if values is not None else operand.shape
+    if node is not None and node.op == "ConstantOfShape":  # full_like and ones_like
+        source = producer(node.inputs[0])
+        if source is not None and source.op == "Shape" and _same_shape(source.inputs[0], data):
+            return True
+    if shape is None:
+        return False
+    if data.shape is None:
+        return len(shape) == 0 or all(size == 1 for size in shape)
+    if len(shape) > len(data.shape):
+        return False
+    pairs = zip(shape, data.shape[len(data.shape) - len(shape) :], strict=True)
+    return all(size == 1 or (size is not None and size == known) for size, known in pairs)
+
+
+def _same_shape(a: gs.Tensor, b: gs.Tensor) -> bool:
+    return same_value(a, b) or (a.shape is not None and None not in a.shape and a.shape == b.shape)
 
 
 def channel_vector(tensor: gs.Tensor, data_rank: int | None) -> np.ndarray | None:

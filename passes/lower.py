@@ -42,6 +42,7 @@ class _Layer:
     weights: np.ndarray  # float32 +-1, output channel first
     attrs: dict
     packed: gs.Variable
+    exact: bool = True  # the original's float sums are exact
     signs: gs.Variable | None = None  # the binarizer output that becomes the bit output
     comparison: binarizers.Comparison | None = None
     bits: gs.Variable | None = None
@@ -54,6 +55,7 @@ class _Packing:
     packed: dict[int, gs.Variable] = field(default_factory=dict)
     tensors: dict[int, gs.Variable] = field(default_factory=dict)
     layers: dict[int, _Layer] = field(default_factory=dict)
+    exact: dict[int, bool] = field(default_factory=dict)  # whether the signs compare exact sums
     reshaped: dict[str, int] = field(default_factory=dict)  # names of the same signs in another shape
 
 
@@ -67,8 +69,11 @@ class Lower:
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
         result = PassResult()
         packing = _Packing()
+        unclear = _behind_unclear_pools(graph)
         for node in [node for node in graph.nodes if bl.is_binary(node)]:
             try:
+                if id(node) in unclear:
+                    raise _Unsuitable(f"behind a pooling: {_UNCLEAR}")
                 layer = _plan(graph, node, packing)
             except _Unsuitable as reason:
                 result.note(node.name, str(reason))
@@ -76,6 +81,8 @@ class Lower:
                 if record is not None:
                     record.status, record.reason = "float", str(reason)
                 continue
+            record = context.layers.get(node.name)
+            layer.exact = record is None or record.exact_sums
             packing.layers[id(node.outputs[0])] = layer
         _demote(context, packing)
         if not packing.layers:
@@ -90,13 +97,25 @@ class Lower:
         return result
 
 
+def _behind_unclear_pools(graph: gs.Graph) -> set[int]:
+    """Nodes whose input sizes depend on a pool of unclear size: the width that an op would carry may be wrong there."""
+    pending = [node for node in graph.nodes if _has_unclear_size(node)]
+    behind: set[int] = set()
+    while pending:
+        for reader in (reader for output in pending.pop().outputs for reader in output.outputs):
+            if id(reader) not in behind:
+                behind.add(id(reader))
+                pending.append(reader)
+    return behind
+
+
 def _demote(context: Context, packing: _Packing) -> None:
-    """Layers that looked binary, but whose binarizer was put back as a Sign, stay as they are."""
+    """Layers that looked binary, but whose activations turned out not to be (restore-signs), stay as they are."""
     lowered = {layer.node.name for layer in packing.layers.values()}
     for record in context.layers.values():
         if record.status == "binary" and record.name not in lowered:
             record.status = "weight-binary"
-            record.reason = "weights are binary, but its activations are Sign of values that can be exactly 0"
+            record.reason = "weights are binary, but the activations come from a Sign of values that can be exactly 0"
 
 
 # ---- Packed signs ------------------------------------------------------------------------------------------
@@ -123,7 +142,16 @@ def _packed(graph: gs.Graph, tensor: gs.Variable, packing: _Packing) -> gs.Varia
         raise _Unsuitable(f"{node.op} '{node.name}' between the binarizer and the layer has no form on packed signs")
     packing.packed[id(tensor)] = packed
     packing.tensors[id(tensor)] = tensor
+    packing.exact[id(tensor)] = _compares_exact_sums(tensor, packing)
     return packed
+
+
+def _compares_exact_sums(tensor: gs.Variable, packing: _Packing) -> bool:
+    """Whether the binarizer behind signs is the epilogue of a layer whose original sums are exact."""
+    while (comparison := binarizers.match(tensor)) is None:
+        tensor = g.producer(tensor).inputs[0]
+    layer = packing.layers.get(id(comparison.source))
+    return layer is not None and layer.exact
 
 
 def _packed_shape(tensor: gs.Variable) -> list:
@@ -161,6 +189,8 @@ def _packed_pool(graph: gs.Graph, tensor: gs.Variable, node: gs.Node, packing: _
     source = pool.inputs[0] if direction is None else g.producer(pool.inputs[0]).inputs[0]
     if g.rank(source) != 4:
         raise _Unsuitable(f"MaxPool '{pool.name}' of a tensor that is not [N, C, H, W]")
+    if _has_unclear_size(pool):
+        raise _Unsuitable(f"MaxPool '{pool.name}': {_UNCLEAR}")
     packed = _packed(graph, source, packing)
     attrs = {
         "width": _width(source),
@@ -175,6 +205,28 @@ def _packed_pool(graph: gs.Graph, tensor: gs.Variable, node: gs.Node, packing: _
     constant = gs.Constant(g.fresh_name(graph, f"{name}_direction"), values)
     return g.add_node(graph, "MaxPoolSigns", [packed, constant], name, attrs=attrs, dtype=np.uint8,
                       shape=_packed_shape(tensor), domain=DOMAIN)  # fmt: skip
+
+
+_UNCLEAR = "the output size of this ceil_mode, auto_pad and dilations differs between ONNX and onnxruntime"
+
+
+def _has_unclear_size(pool: gs.Node) -> bool:
+    """Whether ONNX and onnxruntime may disagree on a pool's size.
+
+    They do where ceil_mode adds a window that starts outside the input (onnxruntime drops it, ONNX only from opset 22
+    on), where auto_pad comes with ceil_mode, and where SAME padding comes with dilations.
+    """
+    if pool.op not in ("MaxPool", "AveragePool", "LpPool"):
+        return False
+    mode = pool.attrs.get("auto_pad", "NOTSET")
+    kernel = pool.attrs.get("kernel_shape", [])
+    dilations = pool.attrs.get("dilations", [1] * len(kernel))
+    strides = pool.attrs.get("strides", [1] * len(kernel))
+    if mode.startswith("SAME") and any(dilation != 1 for dilation in dilations):
+        return True
+    skips = any(s > (k - 1) * d + 1 for s, k, d in zip(strides, kernel, dilations, strict=True))
+    explicit = any(pool.attrs.get("pads", []))
+    return bool(pool.attrs.get("ceil_mode", 0)) and (explicit or skips or mode not in ("NOTSET", ""))
 
 
 def _match_pool(node: gs.Node) -> tuple[gs.Node | None, np.ndarray | None]:
@@ -383,7 +435,12 @@ def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray
     tensor = layer.node.outputs[0]
     readers = _float_readers(graph, layer)
     tail: list[gs.Node] = []
-    while len(readers) == 1 and not g.is_graph_output(graph, tensor) and _is_affine(readers[0], tensor):
+    while (
+        len(readers) == 1
+        and not g.is_graph_output(graph, tensor)
+        and g.is_own(graph, readers[0])
+        and _is_affine(readers[0], tensor)
+    ):
         tail.append(readers[0])
         tensor = readers[0].outputs[0]
         readers = tensor.outputs
@@ -430,7 +487,7 @@ def _batchnorm(node: gs.Node, dtype: type) -> tuple[np.ndarray, np.ndarray]:
 
 def _unpack_for_the_rest(graph: gs.Graph, packing: _Packing) -> None:
     """UnpackSigns for each tensor of signs that the outputs still need as floats."""
-    pending, seen = list(graph.outputs), set()
+    pending, seen = [*graph.outputs, *(t for node in g.nested_nodes(graph) for t in node.inputs)], set()
     while pending:
         tensor = pending.pop()
         if id(tensor) in seen:
@@ -450,5 +507,7 @@ def _record_sign_tensors(graph: gs.Graph, packing: _Packing, context: Context) -
     for name, key in keys.items():
         record, packed = context.binarizers.get(name), packing.packed[key]
         if record is not None and packed.name in present:
-            width = _width(packing.tensors[key])
-            context.sign_tensors.append(SignTensor(record.signs, record.source, record.threshold, packed.name, width))
+            width, exact = _width(packing.tensors[key]), packing.exact[key]
+            context.sign_tensors.append(
+                SignTensor(record.signs, record.source, record.threshold, packed.name, width, exact)
+            )

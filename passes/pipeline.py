@@ -19,6 +19,7 @@ from bnncc.passes.fold_batchnorm import FoldBatchNorm
 from bnncc.passes.lower import Lower
 from bnncc.passes.order_filters import OrderFilters
 from bnncc.passes.prepare import default_opset, reference_model
+from bnncc.passes.restore_signs import RestoreSigns
 from bnncc.passes.simplify import Simplify
 from bnncc.passes.thresholds import Thresholds
 from bnncc.runtime.functions import DOMAIN, VERSION, functions_for
@@ -47,7 +48,7 @@ class Outcome:
 
 def passes_for(config: Any) -> list[Pass]:
     """The passes that a config asks for, in order."""
-    passes: list[Pass] = [Simplify(), CanonicalizeBinarizers(), CanonicalizeWeights(), Thresholds()]
+    passes: list[Pass] = [Simplify(), CanonicalizeBinarizers(), CanonicalizeWeights(), RestoreSigns(), Thresholds()]
     if config.fold_batchnorm:
         passes.append(FoldBatchNorm())
     if config.lower:
@@ -123,4 +124,11 @@ def _layers(graph: gs.Graph, order: list[str]) -> dict[str, LayerRecord]:
         extra = [g.constant(tensor) for tensor in node.inputs[2:]]
         size = weights.nbytes + sum(values.nbytes for values in extra if values is not None)
         layers[node.name] = LayerRecord(node.name, node.op, int(weights.size), size)
+    for node in g.nested_nodes(graph):
+        weights = g.constant(node.inputs[1]) if node.op in LAYER_OPS and len(node.inputs) > 1 else None
+        if weights is not None:
+            reason = "inside a branch of If, Loop or Scan, which is left as it is"
+            layers.setdefault(
+                node.name, LayerRecord(node.name, node.op, int(weights.size), weights.nbytes, reason=reason)
+            )
     return layers

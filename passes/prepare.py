@@ -85,12 +85,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         else:
             taken.add(node.name)
     for node in unnamed:
-        base = node.name or f"{node.op_type}_{node.output[0]}"
-        name, count = base, 1
-        while name in taken:
-            name, count = f"{base}_{count}", count + 1
-        node.name = name
-        taken.add(name)
+        node.name = _unused(node.name or f"{node.op_type}_{node.output[0]}", taken)
 
 
 def _constants_as_tensors(graph: onnx.GraphProto) -> None:
@@ -110,23 +105,47 @@ def _rewrite_bipolar_quant(graph: onnx.GraphProto, opset: int) -> int:
     count = sum(node.domain in QUANTIZER_DOMAINS for node in nodes)
     if count:
         del graph.node[:]
+        taken = _names(nodes) | {tensor.name for tensor in (*graph.initializer, *graph.input, *graph.output)}
         for node in nodes:
-            graph.node.extend(_bipolar_quant(node, opset) if node.domain in QUANTIZER_DOMAINS else [node])
+            graph.node.extend(_bipolar_quant(node, opset, taken) if node.domain in QUANTIZER_DOMAINS else [node])
     return count
 
 
-def _bipolar_quant(node: onnx.NodeProto, opset: int) -> Iterable[onnx.NodeProto]:
+def _names(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """All names of tensors and nodes, those inside branches included."""
+    names: set[str] = set()
+    for node in nodes:
+        names.update(node.input, node.output, [node.name])
+        for attribute in node.attribute:
+            graphs = (
+                [*attribute.graphs, attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+            )
+            for graph in graphs:
+                names |= _names(graph.node) | {tensor.name for tensor in (*graph.initializer, *graph.input)}
+    return names
+
+
+def _bipolar_quant(node: onnx.NodeProto, opset: int, taken: set[str]) -> Iterable[onnx.NodeProto]:
     if opset < 9:
         raise BadInput(f"node '{node.name}': BipolarQuant needs opset 9 or later, the model has {opset}")
     if len(node.input) != 2:
         raise BadInput(f"node '{node.name}': BipolarQuant takes x and scale, not {len(node.input)} inputs")
     x, scale = node.input
-    zero, below, negative = (f"{node.name}_{suffix}" for suffix in ("zero", "below", "negative"))
+    zero, below, negative = (_unused(f"{node.name}_{suffix}", taken) for suffix in ("zero", "below", "negative"))
     zero_value = numpy_helper.from_array(np.zeros((), np.float32), zero)
-    yield helper.make_node("Constant", [], [zero], name=f"{node.name}_zero", value=zero_value)
-    yield helper.make_node("Less", [x, zero], [below], name=f"{node.name}_below")
-    yield helper.make_node("Neg", [scale], [negative], name=f"{node.name}_negative")
+    yield helper.make_node("Constant", [], [zero], name=zero, value=zero_value)
+    yield helper.make_node("Less", [x, zero], [below], name=below)
+    yield helper.make_node("Neg", [scale], [negative], name=negative)
     yield helper.make_node("Where", [below, negative, scale], list(node.output), name=node.name)
+
+
+def _unused(base: str, taken: set[str]) -> str:
+    """`base`, or `base` with a number; taken from now on."""
+    name, count = base, 1
+    while name in taken:
+        name, count = f"{base}_{count}", count + 1
+    taken.add(name)
+    return name
 
 
 def _drop_opset_import(model: onnx.ModelProto, domain: str) -> None:

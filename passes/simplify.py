@@ -12,6 +12,9 @@ import onnx_graphsurgeon as gs
 from bnncc.passes import graph as g
 from bnncc.passes.base import Context, PassResult
 
+# Not functions of their inputs.
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+
 
 class Simplify:
     """Constant expressions evaluated, identities removed, shapes inferred."""
@@ -27,7 +30,9 @@ class Simplify:
         for node in list(graph.nodes):
             if node.op == "Shape":
                 _fold_shape(graph, node)
-        graph.fold_constants(fold_shapes=False, error_ok=False)
+        graph.fold_constants(
+            fold_shapes=False, recurse_subgraphs=False, error_ok=False, should_exclude_node=lambda n: n.op in _RANDOM
+        )
         g.tidy(graph)
         for node in list(graph.nodes):
             if _does_nothing(node) and not g.is_graph_output(graph, node.outputs[0]):

@@ -13,8 +13,6 @@ g(f(.)) where g rises and their minimum where it falls.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -23,22 +21,7 @@ from bnncc.passes import binary_layers as bl
 from bnncc.passes import elementwise as ew
 from bnncc.passes import graph as g
 from bnncc.passes.base import Context, PassResult
-
-
-@dataclass
-class _Chain:
-    """What lies between `source` and a binarizer, in the order of computation."""
-
-    source: gs.Tensor
-    nodes: list[gs.Node] = field(default_factory=list)
-
-    @property
-    def elementwise(self) -> list[gs.Node]:
-        return [node for node in self.nodes if not _is_structural(node)]
-
-    def before(self, node: gs.Node) -> list[gs.Node]:
-        """The elementwise nodes before a node of the chain."""
-        return [n for n in self.nodes[: self.nodes.index(node)] if not _is_structural(n)]
+from bnncc.passes.chains import Chain, float_chain, integer_chain, is_structural
 
 
 class _Unsuitable(Exception):
@@ -49,7 +32,7 @@ class Thresholds:
     """Binarizers moved to the layer that feeds them, as thresholds."""
 
     name = "thresholds"
-    requires = ("canonicalize-weights",)
+    requires = ("restore-signs",)
     guarantees = "a binarizer behind a binary layer compares its integer dot product with one integer per channel"
 
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
@@ -67,26 +50,19 @@ class Thresholds:
         return result
 
 
-def _is_structural(node: gs.Node) -> bool:
-    return node.op == "MaxPool" or node.op in bl.RESHAPING
-
-
 def _move_up(graph: gs.Graph, where: gs.Node, comparison: binarizers.Comparison, context: Context) -> bool:
     signs = where.outputs[0]
-    chain = _integer_chain(comparison)
+    chain = integer_chain(comparison)
     if chain is not None:
         layer = g.producer(chain.source)
         values = bl.weights_of(layer)
         moved = _integer_threshold(chain, comparison, values.shape[0], bl.fan_in(layer), context)
-        if context.binarizers[signs.name].was_sign and _reaches_zero(chain, layer, context):
-            _restore_sign(graph, where, context)
-            raise _Unsuitable("stays a Sign: its input is exactly 0 for some sums of the binary layer before it")
         record = context.layers.get(layer.name)
         if record is not None:  # the threshold replaces the parameters that nothing else reads
             only_here = [node for node in chain.elementwise if len(node.outputs[0].outputs) == 1]
             record.size_before += g.constant_bytes(only_here)
     else:
-        chain = _float_chain(graph, comparison)
+        chain = float_chain(graph, comparison)
         if chain is None or g.channels(chain.source) is None:
             return False
         moved = _float_threshold(chain, comparison, g.channels(chain.source), context)
@@ -104,72 +80,6 @@ def _same(a: binarizers.Comparison, b: binarizers.Comparison) -> bool:
     )
 
 
-# ---- Walking back from the binarizer -----------------------------------------------------------------------
-
-
-def _integer_chain(comparison: binarizers.Comparison) -> _Chain | None:
-    """The chain from a binary layer to the comparison, else None."""
-    nodes: list[gs.Node] = []
-    tensor = comparison.source
-    per_channel = comparison.threshold.size > 1 or comparison.direction.size > 1
-    while True:
-        node = g.producer(tensor)
-        if node is None:
-            return None
-        if bl.is_binary(node):
-            return _Chain(tensor, nodes[::-1])
-        step = _step_back(node, per_channel)
-        if step is None:
-            return None
-        tensor, differs = step
-        per_channel |= differs
-        nodes.append(node)
-
-
-def _step_back(node: gs.Node, per_channel_after: bool) -> tuple[gs.Tensor, bool] | None:
-    """The input of a node that a binarizer can move past, and whether the node treats channels differently.
-
-    per_channel_after: something between the node and the binarizer differs from channel to channel; a reshape that
-    mixes axis 1 with others cannot be passed then.
-    """
-    if node.op == "MaxPool":
-        plain = len(node.outputs) == 1 and not node.attrs.get("storage_order", 0)
-        # Its direction may differ from channel to channel.
-        return (node.inputs[0], True) if plain else None
-    if node.op in bl.RESHAPING:
-        source, result = node.inputs[0], node.outputs[0]
-        keeps_channels = g.channels(source) is not None and source.shape[:2] == (result.shape or ())[:2]
-        return (source, False) if keeps_channels or not per_channel_after else None
-    data = ew.data_input(node)
-    if data is None:
-        return None
-    vectors = (g.channel_vector(t, g.rank(data)) for t in node.inputs if t is not data and t.name)
-    return data, node.op == "BatchNormalization" or any(v is not None and v.size > 1 for v in vectors)
-
-
-def _float_chain(graph: gs.Graph, comparison: binarizers.Comparison) -> _Chain | None:
-    """The longest chain of monotone ops that only this binarizer reads, where moving past it saves work; else None."""
-    nodes: list[gs.Node] = []
-    tensor = comparison.source
-    per_channel = comparison.threshold.size > 1 or comparison.direction.size > 1
-    while g.has_one_use(graph, tensor) or (not nodes and len(set(map(id, tensor.outputs))) == 1):
-        node = g.producer(tensor)
-        if node is None or not (_is_structural(node) or node.op in ew.MONOTONE):
-            break
-        step = _step_back(node, per_channel)
-        if step is None:
-            break
-        tensor, differs = step
-        per_channel |= differs
-        nodes.append(node)
-    while nodes and nodes[-1].op in bl.RESHAPING:
-        tensor = nodes.pop().outputs[0]
-    useful = any(node.op == "MaxPool" or not _is_structural(node) for node in nodes)
-    if not useful or g.constant(tensor) is not None or tensor.dtype not in (None, np.float32):
-        return None
-    return _Chain(tensor, nodes[::-1])
-
-
 # ---- Thresholds --------------------------------------------------------------------------------------------
 
 
@@ -182,14 +92,15 @@ def _bits(comparison: binarizers.Comparison, values: np.ndarray) -> np.ndarray:
 
 
 def _integer_threshold(
-    chain: _Chain, comparison: binarizers.Comparison, channels: int, bound: int, context: Context
+    chain: Chain, comparison: binarizers.Comparison, channels: int, bound: int, context: Context
 ) -> binarizers.Comparison:
     """The comparison of the dot product that gives the same bit at every integer."""
-    function = ew.Chain(chain.elementwise, channels, context.opset)
+    function = ew.ChainFunction(chain.elementwise, channels, context.opset)
     changes = np.zeros(channels, np.int64)
     last_change = np.full(channels, -bound, np.int64)  # the integer from which on the bit is the last one
     first = previous = None
     for integers, values in function.over_integers(bound):
+        _refuse_nan(values)
         bits = _bits(comparison, values)
         if first is None:
             first, previous = bits[:, 0], bits[:, :1]
@@ -210,16 +121,22 @@ def _integer_threshold(
     return binarizers.Comparison(chain.source, threshold.astype(np.float32), direction)
 
 
+def _refuse_nan(values: np.ndarray) -> None:
+    if np.isnan(values).any():
+        raise _Unsuitable("the parameters between the layer and the binarizer give NaN")
+
+
 def _float_threshold(
-    chain: _Chain, comparison: binarizers.Comparison, channels: int, context: Context
+    chain: Chain, comparison: binarizers.Comparison, channels: int, context: Context
 ) -> binarizers.Comparison:
     """The comparison of the float source that gives the same bit at every float32."""
-    function = ew.Chain(chain.elementwise, channels, context.opset)
+    function = ew.ChainFunction(chain.elementwise, channels, context.opset)
 
     def bit(x: np.ndarray) -> np.ndarray:
         return _bits(comparison, function(x[:, None]))[:, 0]
 
     largest = np.full(channels, np.finfo(np.float32).max)
+    _refuse_nan(function(np.array([[-largest[0], 0, largest[0]]])))
     at_bottom, at_top = bit(-largest), bit(largest)
     direction = np.where(at_bottom & ~at_top, -1, 1).astype(np.int8)
     sign = direction.astype(np.float32)
@@ -227,36 +144,14 @@ def _float_threshold(
     return binarizers.Comparison(chain.source, threshold, direction, comparison.nan_bit)
 
 
-def _reaches_zero(chain: _Chain, layer: gs.Node, context: Context) -> bool:
-    """Whether the binarizer's input is exactly 0 at a sum that the layer can give."""
-    weights, bound = bl.weights_of(layer), bl.fan_in(layer)
-    function = ew.Chain(chain.elementwise, weights.shape[0], context.opset)
-    padded = layer.op == "Conv" and (any(layer.attrs.get("pads", [])) or "auto_pad" in layer.attrs)
-    every_parity = padded and weights.shape[1] % 2 == 1
-    for integers, values in function.over_integers(bound):
-        reachable = np.ones_like(integers, bool) if every_parity else integers % 2 == bound % 2
-        if (values[:, reachable] == 0).any():
-            return True
-    return False
-
-
-def _restore_sign(graph: gs.Graph, where: gs.Node, context: Context) -> None:
-    """Put the ONNX Sign back, whose third value 0 occurs."""
-    signs = where.outputs[0]
-    comparison = binarizers.match(signs)
-    del context.binarizers[signs.name]
-    g.add_node(graph, "Sign", [comparison.source], signs, dtype=np.float32, shape=signs.shape, name=where.name)
-    g.tidy(graph)
-
-
 # ---- Rebuilding --------------------------------------------------------------------------------------------
 
 
 def _rebuild(
-    graph: gs.Graph, signs: gs.Variable, chain: _Chain, comparison: binarizers.Comparison, context: Context
+    graph: gs.Graph, signs: gs.Variable, chain: Chain, comparison: binarizers.Comparison, context: Context
 ) -> None:
     """Compare the source and pass the signs through the structural nodes of the chain, into the same tensor."""
-    structural = [node for node in chain.nodes if _is_structural(node)]
+    structural = [node for node in chain.nodes if is_structural(node)]
     directions = [_slope_after(chain, node, comparison, context) for node in structural]
     target = signs if not structural else g.fresh_name(graph, f"{signs.name}_early")
     tensor = binarizers.build(graph, comparison, target)
@@ -277,9 +172,7 @@ def _rebuild(
             tensor = g.add_node(graph, "Mul", [tensor, factor], back, dtype=np.float32, shape=shape)
 
 
-def _slope_after(
-    chain: _Chain, node: gs.Node, comparison: binarizers.Comparison, context: Context
-) -> np.ndarray | None:
+def _slope_after(chain: Chain, node: gs.Node, comparison: binarizers.Comparison, context: Context) -> np.ndarray | None:
     """Per channel +1 or -1: whether the bit rises or falls with the pool's input; None for reshapes.
 
     The bit rises with the source where comparison.direction is +1; if the pool's input falls with the source, the bit
@@ -288,7 +181,7 @@ def _slope_after(
     if node.op != "MaxPool":
         return None
     channels = comparison.direction.size
-    function = ew.Chain(chain.before(node), channels, context.opset)
+    function = ew.ChainFunction(chain.before(node), channels, context.opset)
     largest = np.float32(np.finfo(np.float32).max)
     layer = g.producer(chain.source)
     if layer is not None and bl.is_binary(layer):
@@ -299,7 +192,7 @@ def _slope_after(
     return (slope * comparison.direction).astype(np.float32)
 
 
-def _integer_slope(function: ew.Chain, bound: int, node: gs.Node) -> np.ndarray:
+def _integer_slope(function: ew.ChainFunction, bound: int, node: gs.Node) -> np.ndarray:
     """Per channel +1 where the function never falls over the integers, -1 where it never rises."""
     rises = np.zeros(function.channels, bool)
     falls = np.zeros(function.channels, bool)

@@ -4,8 +4,9 @@ onnxruntime prefers the library's kernel where the library is registered and run
 compiled file runs anywhere. The bodies are also the definition that the kernels are tested against.
 
 Packed signs: a +-1 tensor [..., L] is uint8 [..., ceil(L / 8)], bits along the last axis, little-endian, 1 for +1.
-The bodies use ops and types that onnxruntime's CPU provider has from opset 13 on; `+-1` sums are exact in float32
-because the runtime admits at most 2**24 terms.
+The bodies use ops and types that onnxruntime's CPU provider has from its version 1.18 and from opset 13 on (1.18 cannot
+compare int8), in forms that take an empty batch; `+-1` sums are exact in float32 because the runtime admits at most
+2**24 terms.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ UnpackToLength (packed, length) => (signs) {
     signs = Sub (doubled, one_f)
 }"""
 
-# Booleans (true is +1) packed along the last axis, the last byte filled up with zeros.
+# Booleans (true is +1) packed along the last axis, the last byte filled up with zeros. The place values are a matrix
+# because onnxruntime's MatMul by a vector refuses an empty batch.
 _PACK = """
 Pack (is_plus) => (packed) {
     zero = Constant <value = int64[1] {0}> ()
@@ -74,7 +76,7 @@ Pack (is_plus) => (packed) {
     eight = Constant <value = int64[1] {8}> ()
     last = Constant <value = int64[1] {-1}> ()
     zero_f = Constant <value = float {0}> ()
-    place_values = Constant <value = float[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+    place_values = Constant <value = float[8, 1] {1, 2, 4, 8, 16, 32, 64, 128}> ()
     shape = Shape (is_plus)
     rank = Shape (shape)
     outer = Slice (shape, zero, last)
@@ -92,7 +94,9 @@ Pack (is_plus) => (packed) {
     grouped_shape = Concat <axis = 0> (outer, byte_count, eight)
     grouped = Reshape (filled, grouped_shape)
     sums = MatMul (grouped, place_values)
-    packed = Cast <to = 2> (sums)
+    packed_shape = Concat <axis = 0> (outer, byte_count)
+    ungrouped = Reshape (sums, packed_shape)
+    packed = Cast <to = 2> (ungrouped)
 }"""
 
 _UNPACK_SIGNS = """
@@ -105,7 +109,7 @@ UnpackSigns <width> (packed) => (signs) {
 
 _BINARIZE = """
 Binarize <nan_bit> (x, threshold, direction) => (packed) {
-    zero_b = Constant <value = int8 {0}> ()
+    zero_f = Constant <value = float {0}> ()
     zero_i = Constant <value = int64 {0}> ()
     two = Constant <value = int64[1] {2}> ()
     lead = Constant <value = int64[2] {1, -1}> ()
@@ -115,8 +119,9 @@ Binarize <nan_bit> (x, threshold, direction) => (packed) {
     ones = ConstantOfShape <value = int64[1] {1}> (trailing)
     per_channel = Concat <axis = 0> (lead, ones)
     t = Reshape (threshold, per_channel)
-    d = Reshape (direction, per_channel)
-    upward = Greater (d, zero_b)
+    direction_f = Cast <to = 1> (direction)
+    d = Reshape (direction_f, per_channel)
+    upward = Greater (d, zero_f)
     above = GreaterOrEqual (x, t)
     below = LessOrEqual (x, t)
     downward = Not (upward)
@@ -131,7 +136,9 @@ Binarize <nan_bit> (x, threshold, direction) => (packed) {
     packed = bnncc.Pack (is_plus)
 }"""
 
-# The maximum of signs over a window, or the minimum where `direction` is -1: min(x) = -max(-x).
+# The maximum of signs over a window, or the minimum where `direction` is -1: min(x) = -max(-x). With ceil_mode,
+# onnxruntime 1.18 adds windows that begin in the padding, in this body as in any MaxPool; later ones and the kernel
+# do not.
 _MAX_POOL_SIGNS = """
 MaxPoolSigns <width, kernel_shape, strides, pads, dilations, ceil_mode> (packed, direction) => (pooled) {
     zero_f = Constant <value = float {0}> ()

@@ -17,23 +17,24 @@ _FILE_NAME = "libbnncc.so"
 _HEADER = Path(__file__).with_name("include") / "bnncc.h"
 
 
-def library_path() -> Path:
+def library_path() -> str:
     """Return the path of libbnncc: the environment variable BNNCC_LIBRARY where it is set, else the installed one.
 
-    Raises BadInput where there is no such file.
+    A string, because that is what `onnxruntime.SessionOptions.register_custom_ops_library` takes. Raises BadInput where
+    there is no such file.
     """
     chosen = os.environ.get("BNNCC_LIBRARY")
     if chosen:
         if not Path(chosen).is_file():
             raise BadInput(f"{chosen}: no such file (from the environment variable BNNCC_LIBRARY)")
-        return Path(chosen).absolute()
+        return str(Path(chosen).absolute())
     # In an editable install the package has two folders: the sources', and the one that the build installs into.
     from bnncc import runtime
 
     for folder in runtime.__path__:
         path = Path(folder, _FILE_NAME)
         if path.is_file():
-            return path.absolute()
+            return str(path.absolute())
     raise BadInput(f"{_FILE_NAME}: not installed beside {Path(__file__).parent}; install bnncc anew")
 
 
@@ -53,9 +54,9 @@ def interface() -> cffi.FFI:
 
 
 @functools.cache
-def _open(path: Path) -> Any:
+def _open(path: str) -> Any:
     try:
-        return interface().dlopen(str(path))
+        return interface().dlopen(path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be loaded: {error}") from error
 
@@ -82,5 +83,5 @@ def register(options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
     Raises BadInput where the library cannot be loaded.
     """
     library()  # whatever is wrong with the file, the loader says it better than onnxruntime
-    options.register_custom_ops_library(str(library_path()))
+    options.register_custom_ops_library(library_path())
     return options

@@ -229,7 +229,9 @@ BNNCC_API bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, con
 struct OrtSessionOptions;
 struct OrtApiBase;
 struct OrtStatus;
-/* What onnxruntime's register_custom_ops_library / RegisterCustomOpsLibrary_V2 look up. */
+/* What onnxruntime's register_custom_ops_library / RegisterCustomOpsLibrary_V2 look up. NULL is success, and what there
+ * is to return where api_base has no API at all to make a status with: then nothing is registered, and stderr says so.
+ */
 BNNCC_API struct OrtStatus *RegisterCustomOps(struct OrtSessionOptions *options, const struct OrtApiBase *api_base);
 
 #ifdef __cplusplus

@@ -5,8 +5,13 @@
 #include "checked.h"
 #include "parallel.h"
 #include "signs.h"
+#include "windows.h"
 
 #include <stdlib.h>
+
+/* Taps of a window. The padding may be as wide, and a row is worked on with its padding: this bounds what a single
+ * output can cost, as DOT_LIMIT does for convolutions. */
+enum { POOL_LIMIT = 1 << 24 };
 
 /* Output positions along an axis (0: height, 1: width), as ONNX MaxPool counts them: with ceil_mode also a last window
  * that the input only partly fills, unless it would begin beyond the input and the padding before it. */
@@ -40,6 +45,8 @@ bnncc_status bnncc_pool_output_shape(const bnncc_pool_params *params, int64_t *o
         if (params->pads[axis] >= params->kernel_shape[axis] || params->pads[axis + 2] >= params->kernel_shape[axis])
             return fail(error, BNNCC_INVALID_ARGUMENT, "a pad of max-pooling is not smaller than the kernel");
     }
+    if (params->kernel_shape[0] > POOL_LIMIT / params->kernel_shape[1])
+        return fail(error, BNNCC_INVALID_ARGUMENT, "kernel_shape has more than %d taps", POOL_LIMIT);
     if (out_size(params, 0, params->height, out_height, error) || out_size(params, 1, params->width, out_width, error))
         return BNNCC_INVALID_ARGUMENT;
     return BNNCC_OK;
@@ -53,7 +60,8 @@ typedef struct pool_job {
     uint64_t *scratch; /* [pieces][2 * width_words]: a row as wide as the input, and its taps combined */
 } pool_job;
 
-/* to[i] |= the bit of `from` at i + shift, for every bit position i; bits beyond either end are 0. */
+/* to[i] |= the bit of `from` at i + shift, for every bit position i; bits beyond either end are 0. `to` may be `from`
+ * where the shift is positive: no word is read after it was written, but by its own. */
 static void or_shifted(uint64_t *to, const uint64_t *from, size_t words, int64_t shift) {
     const size_t distance = (size_t)(shift < 0 ? -shift : shift), skip = distance / 64, bits = distance % 64;
     if (shift >= 0) {
@@ -97,7 +105,7 @@ static uint64_t pick_bits(const uint64_t *row, size_t words, size_t first, size_
 
 /* Output rows [begin, end), counted over images, channels and rows. Each is made in three steps: the input rows that
  * the window's rows are, in one; that row, shifted for each of the window's columns, in one; every stride-th bit. The
- * last step counts from bit 0, so the left padding is part of the shift of the second. */
+ * last step counts from bit 0, so the second begins with the shift by the left padding. */
 static void pool_rows(void *argument, size_t piece, size_t begin, size_t end) {
     const pool_job *job = argument;
     const bnncc_pool_params *params = job->params;
@@ -110,17 +118,21 @@ static void pool_rows(void *argument, size_t piece, size_t begin, size_t end) {
         const uint8_t *input = job->x + plane * height * row_bytes;
         const int64_t top = (int64_t)(out % job->out_height) * params->strides[0] - params->pads[0];
         memset(row, 0, 2 * words * sizeof *row);
-        for (int64_t r = 0; r < params->kernel_shape[0]; r++) {
+        int64_t first_row, end_row;
+        taps_inside(top, params->dilations[0], params->kernel_shape[0], params->height, &first_row, &end_row);
+        for (int64_t r = first_row; r < end_row; r++) {
             const int64_t y = top + r * params->dilations[0];
-            if (y < 0 || y >= params->height)
-                continue;
             for (size_t w = 0; w * 64 < width; w++) {
                 const uint64_t word = load_word(input + (size_t)y * row_bytes + w * 8, smaller(row_bytes - w * 8, 8));
                 row[w] |= (word ^ flip) & low_bits(width - w * 64);
             }
         }
-        for (int64_t c = 0; c < params->kernel_shape[1]; c++)
-            or_shifted(combined, row, words, c * params->dilations[1] - params->pads[1]);
+        or_shifted(combined, row, words, -params->pads[1]);
+        /* `combined` has taps [0, taps); shifted by as many it has the next ones: log2 shifts for all. */
+        for (int64_t taps = 1, more; taps < params->kernel_shape[1]; taps += more) {
+            more = params->kernel_shape[1] - taps < taps ? params->kernel_shape[1] - taps : taps;
+            or_shifted(combined, combined, words, more * params->dilations[1]);
+        }
         for (size_t x = 0; x < job->out_width; x += 64) {
             const size_t count = smaller(job->out_width - x, 64);
             const uint64_t bits =
@@ -161,7 +173,8 @@ bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t
     job.out_width = (size_t)out_width;
     /* The positions of the windows' first columns, counted from the padding's edge, may end beyond the input. */
     job.width_words = sign_words((size_t)(params->width + params->pads[1]));
-    const size_t row_cost = job.width_words * (size_t)(params->kernel_shape[0] + params->kernel_shape[1]) * 4;
+    const size_t taps = smaller((size_t)params->kernel_shape[0], (size_t)params->height);
+    const size_t row_cost = job.width_words * (taps + 4) * 4;
     const size_t pieces = parallel_pieces(parallel, rows, row_cost);
     job.scratch = allocate(pieces * 2 * job.width_words, sizeof *job.scratch);
     if (!job.scratch)

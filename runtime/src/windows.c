@@ -3,8 +3,7 @@
 #include "checked.h"
 #include "signs.h"
 
-/* Which of the taps at first, first + dilation, ... lie in [0, size). */
-static void taps_inside(int64_t first, int64_t dilation, int64_t taps, int64_t size, int64_t *begin, int64_t *end) {
+void taps_inside(int64_t first, int64_t dilation, int64_t taps, int64_t size, int64_t *begin, int64_t *end) {
     *begin = first >= 0 ? 0 : (-first + dilation - 1) / dilation;
     *end = first >= size ? 0 : (size - first + dilation - 1) / dilation;
     *end = *end < taps ? *end : taps;

@@ -1,4 +1,4 @@
-/* The windows of a convolution: where each output pixel looks, and the bits it sees there.
+/* The windows of a convolution, and the taps of any: where each output pixel looks, and the bits it sees there.
  *
  * A window is the K = kernel_height * kernel_width * (in_channels / group) signs that one output pixel of one group
  * depends on, packed without gaps in (row, column, channel) order. */
@@ -19,6 +19,9 @@ static inline bool window_touches_padding(const bnncc_conv_params *conv, const w
     return window->end_row - window->first_row < conv->kernel_shape[0] ||
            window->end_column - window->first_column < conv->kernel_shape[1];
 }
+
+/* Which of the taps at first, first + dilation, ... lie in [0, size): those in [*begin, *end). */
+void taps_inside(int64_t first, int64_t dilation, int64_t taps, int64_t size, int64_t *begin, int64_t *end);
 
 /* The windows of rows * columns output pixels, row by row, from output pixel (row, column). */
 void windows_locate(const bnncc_conv_params *conv, int64_t height, size_t row, size_t rows, size_t column,

@@ -189,6 +189,34 @@ def test_verbose_adds_the_traceback(bnncc):
         assert result.stderr.splitlines()[-1] == "bnncc: none.onnx: no such file"
 
 
+def test_errors_that_nobody_foresaw(bnncc, cnn, tmp_path, monkeypatch):
+    """They name the file and the pass too, and nothing is written."""
+
+    def fail(tensor):
+        raise KeyError("nobody\nforesaw")
+
+    monkeypatch.setattr("bnncc.passes.graph.producer", fail)
+    out = tmp_path / "o.onnx"
+    for arguments in (("compile", cnn, "-o", out), ("inspect", cnn)):
+        fails(
+            bnncc(*arguments),
+            2,
+            f"bnncc: {cnn}: internal error in bnncc.passes.canonicalize_binarizers.apply, bnncc.passes.graph.",
+            "KeyError",
+            "(-v for the trace",
+        )
+    assert not out.exists()
+    assert "Traceback (most recent call last)" in bnncc("inspect", cnn, "-v").stderr
+
+
+def test_what_onnx_refuses_within_a_pass(bnncc, cnn, monkeypatch):
+    def fail(self, graph, context):
+        raise onnx.shape_inference.InferenceError("node n: dimension 1 does not fit")
+
+    monkeypatch.setattr("bnncc.passes.thresholds.Thresholds.apply", fail)
+    fails(bnncc("inspect", cnn), 2, f"bnncc: {cnn}: pass thresholds: node n: dimension 1 does not fit")
+
+
 def test_help_and_version(bnncc):
     assert bnncc("--version").stdout == f"bnncc {package.__version__}\n"
     for command in ("compile", "inspect", "verify", "bench", "run"):
@@ -225,10 +253,17 @@ def test_verify_both_ways(bnncc, cnn, compiled, images, make_cnn, tmp_path):
     other = tmp_path / "other.onnx"
     onnx.save(make_cnn(seed=8), other)
     result = bnncc("verify", other, compiled)
-    assert result.exit_code == 0
+    fails(result, 1, "compiled.onnx: verification failed: output 'logits' differs by", "which is more than 0.001")
+    assert "failed" in result.stdout
     assert "was compiled from another file than other.onnx: only outputs" in " ".join(result.stdout.split())
     fails(bnncc("verify", other, compiled, "--max-abs-diff", 1e-3), 1, "compiled.onnx", "at most 0.001 asked for")
     fails(bnncc("verify", cnn, other, "--min-argmax-agreement", 1), 1, "other.onnx", "at least 100% asked for")
+    fails(bnncc("verify", cnn, other), 1, "which is more than 0.001")
+    fails(bnncc("verify", cnn, other, "--max-rel-diff", 1e-6), 1, "at most 1e-06 asked for")
+    # Between two originals a gate says what is asked for; a compiled file owes agreement as well.
+    assert bnncc("verify", cnn, other, "--max-abs-diff", 1e6).exit_code == 0
+    assert bnncc("verify", cnn, other, "--max-rel-diff", 1e6).exit_code == 0
+    fails(bnncc("verify", other, compiled, "--max-abs-diff", 1e6), 1, "which is more than 0.001")
 
 
 def test_verify_finds_a_wrong_bit(bnncc, cnn, compiled, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import bnncc
 from bnncc import BadInput, Config, load_config
 
 
@@ -81,3 +82,11 @@ def test_binary_file(tmp_path):
 def test_replace_checks_again():
     with pytest.raises(BadInput, match="verify_samples"):
         Config().replace(verify_samples=-1)
+
+
+@pytest.mark.parametrize("function", ["bench", "compile", "inspect", "verify"])
+@pytest.mark.parametrize("config", [{}, {"require_binary": "all"}, "c.toml"], ids=repr)
+def test_what_is_no_config_is_said(cnn, function, config):
+    models = [cnn, cnn] if function == "verify" else [cnn]
+    with pytest.raises(BadInput, match=rf"^config: must be a bnncc\.Config .*, not {type(config).__name__}$"):
+        getattr(bnncc, function)(*models, config=config)

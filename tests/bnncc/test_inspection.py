@@ -11,7 +11,7 @@ from rich.console import Console
 
 import bnncc
 from bnncc import BadInput
-from bnncc.report import print_report
+from bnncc.tables import print_report
 
 
 @pytest.fixture

@@ -120,6 +120,27 @@ def test_broken_graph(tmp_path, mlp, damage, cause):
     assert cause in message
 
 
+def test_the_reason_is_onnxruntimes_own(tmp_path, builder):
+    """onnx.checker misses the output's shape, which is no reason: what runs does without it."""
+    b = builder(0)
+    b.node("Conv", ["x", b.floats("w", 4, 3, 3, 3)], "y", pads=[-1, 0, 0, 0])
+    model = b.model({"x": ["N", 3, 8, 8]}, {"y": []})
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    assert "pads must not contain negative values" in refusal(tmp_path / "m.onnx")
+    del model.graph.node[0].attribute[:]
+    onnx.save(model, tmp_path / "m.onnx")
+    load_model(tmp_path / "m.onnx")
+
+
+def test_domains_that_the_passes_do_not_know_are_refused_when_read(tmp_path, mlp):
+    model = onnx.load(mlp)
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.preview", 1))
+    model.graph.node[1].domain = "ai.onnx.preview"
+    onnx.save(model, tmp_path / "m.onnx")
+    assert "no definition of Relu of domain 'ai.onnx.preview'" in refusal(tmp_path / "m.onnx")
+
+
 def test_unsorted_nodes_that_onnxruntime_runs_are_taken(tmp_path, mlp):
     model = onnx.load(mlp)
     model.graph.node.insert(0, model.graph.node.pop(2))

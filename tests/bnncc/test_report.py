@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 import bnncc
-from bnncc.report import GateReport, count_text, percent_text, print_report, shorten, size_text, to_json
+from bnncc.report import GateReport, to_json
+from bnncc.tables import count_text, percent_text, print_report, shorten, size_text
 
 
 @pytest.mark.parametrize(

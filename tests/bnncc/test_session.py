@@ -33,6 +33,18 @@ def test_options_can_be_shared(compiled, image):
         np.testing.assert_array_equal(result, results[0])
 
 
+def test_path_of_the_library_is_what_onnxruntime_takes(compiled, image):
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(bnncc.library_path())
+    (plain,) = onnxruntime.InferenceSession(compiled, options).run(None, {"image": image})
+    np.testing.assert_array_equal(plain, bnncc.InferenceSession(compiled).run(None, {"image": image})[0])
+
+
+def test_file_that_is_not_there(tmp_path):
+    with pytest.raises(BadInput, match=r"nope\.onnx: no such file$"):
+        bnncc.InferenceSession(tmp_path / "nope.onnx")
+
+
 def test_from_memory_and_by_functions(compiled, image):
     by_path = bnncc.InferenceSession(compiled, threads=1)
     by_bytes = bnncc.InferenceSession(compiled.read_bytes(), threads=1)

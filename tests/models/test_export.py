@@ -1,5 +1,7 @@
 """Export through both of torch's exporters: the file computes what the network computes, in the forms documented."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -155,6 +157,18 @@ def test_export_leaves_the_network_alone_and_is_quiet(tmp_path):
     assert model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_dynamo_export_is_quiet(tmp_path):
+    """In a process of its own, since torch logs to the stderr that it found when it was imported."""
+    script = (
+        "from bnncc.models.export import export\n"
+        "from bnncc.models.networks import build_network\n"
+        "model = build_network('vgg_small', in_channels=1, width=4, image_size=14)\n"
+        f"export(model, {str(tmp_path / 'm.onnx')!r}, (1, 14, 14), 'dynamo')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_dynamo_file_has_no_paths_of_this_machine(tmp_path):

@@ -16,6 +16,14 @@ from bnncc.passes import Outcome, run_passes
 RELATIVE_TOLERANCE = 1e-5
 
 
+SHAPE = ["N", 6, 8, 8]
+
+
+def feed(seed: int = 1, shape: tuple[int, ...] = (3, 6, 8, 8)) -> dict[str, np.ndarray]:
+    """Seeded noise for the one input of a network."""
+    return {"x": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
+
+
 class Network:
     """A graph under construction; methods return tensor names."""
 

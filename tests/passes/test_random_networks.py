@@ -38,6 +38,13 @@ def integer_batchnorm(n: Network, x: str, channels: int) -> str:
     return n.op("BatchNormalization", x, n.constant(gamma), n.constant(zeros), n.constant(mean), n.constant(ones))
 
 
+def pooled_size(size: int, extent: int, stride: int, pads: int, dilation: int, ceil_mode: int) -> int:
+    """ONNX MaxPool's output size along an axis; ceil_mode comes without padding here."""
+    room = size + pads - (extent - 1) * dilation - 1
+    count = -(-room // stride) + 1 if ceil_mode else room // stride + 1
+    return count - 1 if ceil_mode and (count - 1) * stride >= size else count  # the last window starts inside
+
+
 BINARIZERS = {
     "sign>=0": lambda n, x: n.op("Where", n.op("GreaterOrEqual", x, n.scalar(0)), n.scalar(1), n.scalar(-1)),
     ">t": lambda n, x: n.op("Where", n.op("Greater", x, n.scalar(0.5)), n.scalar(1), n.scalar(-1)),
@@ -83,9 +90,27 @@ def networks(draw):
                 elif kind == "random":
                     x = n.batchnorm(x, channels, spread)
             elif draw(st.booleans()) and not residual:
-                size = [min(2, height), min(2, width)]
-                x = n.op("MaxPool", x, kernel_shape=size, strides=[2, 2], ceil_mode=draw(st.integers(0, 1)))
-                height, width = _pooled(n, height, width, size)
+                kernel, strides, pads, dilations, sizes = draw(geometries(height, width))
+                pads = [min(pad, extent - 1) for pad, extent in zip(pads, (*kernel, *kernel), strict=True)]
+                extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+                # Beyond these, ONNX and onnxruntime differ on the size, and the layer stays float.
+                clear = not any(pads) and all(s <= e for s, e in zip(strides, extents, strict=True))
+                ceil_mode = draw(st.integers(0, 1)) if clear else 0
+                x = n.op(
+                    "MaxPool",
+                    x,
+                    kernel_shape=kernel,
+                    strides=strides,
+                    pads=pads,
+                    dilations=dilations,
+                    ceil_mode=ceil_mode,
+                )
+                height, width = (
+                    pooled_size(
+                        size, kernel[axis], strides[axis], pads[axis] + pads[axis + 2], dilations[axis], ceil_mode
+                    )
+                    for axis, size in enumerate((height, width))
+                )
         if residual:
             x = n.op("Add", x, previous)
     if draw(st.booleans()):
@@ -101,16 +126,6 @@ def networks(draw):
     if draw(st.booleans()):
         values = np.round(values * 2) / 2  # many inputs exactly on a threshold
     return n.model(x), {"x": values}
-
-
-def _pooled(n: Network, height: int, width: int, kernel: list[int]) -> tuple[int, ...]:
-    """Sizes after the pooling node just added, which has stride 2."""
-    ceil_mode = {a.name: a for a in n.nodes[-1].attribute}["ceil_mode"].i
-    after = []
-    for size, extent in zip((height, width), kernel, strict=True):
-        count = (size - extent + ceil_mode) // 2 + 1
-        after.append(count - 1 if (count - 1) * 2 >= size else count)  # the last window starts inside the input
-    return tuple(after)
 
 
 @SEEDED

@@ -113,5 +113,5 @@ def test_batchnorm_chain_is_evaluated_as_onnxruntime_does():
     graph = gs.import_onnx(model)
     integers = np.arange(-25, 25, dtype=np.float32)
     direct = session(model, library=False).run(None, {"x": np.broadcast_to(integers[:, None], (1, 8, 50, 1))})[0]
-    chain = ew.Chain(list(graph.nodes), 8, 17)(integers[None, :])
+    chain = ew.ChainFunction(list(graph.nodes), 8, 17)(integers[None, :])
     assert np.array_equal(direct[0, :, :, 0], chain)

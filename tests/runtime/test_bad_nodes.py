@@ -189,6 +189,8 @@ def test_linear_attributes():
 
 def test_pool_attributes():
     assert "kernel_shape" in message("MaxPoolSigns", attributes={"kernel_shape": [0, 2]})
+    assert "kernel_shape" in message("MaxPoolSigns", attributes={"kernel_shape": [2**31 - 1, 1]})
+    assert "kernel_shape" in message("MaxPoolSigns", attributes={"kernel_shape": [4097, 4096]})
     assert "pads" in message("MaxPoolSigns", attributes={"pads": [0, 0, 0, -1]})
     assert "pad" in message("MaxPoolSigns", attributes={"pads": [2, 0, 0, 0]})
     assert "direction" in message("MaxPoolSigns", values={"direction": np.array([1, 1, 0, 1, 1, 1], np.int8)})

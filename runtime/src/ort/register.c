@@ -8,6 +8,7 @@
 #include "op.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { OP_COUNT = SIGN_OP_COUNT + POOL_OP_COUNT + CONV_OP_COUNT + LINEAR_OP_COUNT };
@@ -78,12 +79,18 @@ static struct OrtStatus *obtain(const ort_api *api, registration **found) {
 
 struct OrtStatus *RegisterCustomOps(struct OrtSessionOptions *options, const struct OrtApiBase *api_base) {
     const ort_api_base *base = (const ort_api_base *)api_base;
-    const ort_api *api = base->get_api(ORT_ABI_VERSION);
+    const ort_api *api = base ? base->get_api(ORT_ABI_VERSION) : NULL;
     if (!api) {
-        /* Creating a status has been the first function of every version's table. */
-        const ort_api *oldest = base->get_api(1);
-        return oldest ? oldest->create_status(ORT_CODE_FAIL, "bnncc: needs onnxruntime 1.18 or later") : NULL;
+        /* Creating a status has been the first function of every version's table. Where there is no table at all, what
+         * called is no onnxruntime: NULL would be success, a status cannot be made without one, so it is only said. */
+        const ort_api *oldest = base ? base->get_api(1) : NULL;
+        if (oldest)
+            return oldest->create_status(ORT_CODE_FAIL, "bnncc: needs onnxruntime 1.18 or later");
+        fputs("bnncc: RegisterCustomOps was given no onnxruntime API: no op was registered\n", stderr);
+        return NULL;
     }
+    if (!options)
+        return api->create_status(ORT_CODE_INVALID_ARGUMENT, "bnncc: the session options are NULL");
     registration *found = NULL;
     struct OrtStatus *status = obtain(api, &found);
     return status ? status : api->add_custom_op_domain(options, found->domain);
