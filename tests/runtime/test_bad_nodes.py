@@ -105,6 +105,10 @@ def test_convolution_attributes(op, attributes, text):
     assert text in message(op, attributes=attributes)
 
 
+def test_a_kernel_that_does_not_fit_a_known_height():
+    assert "padded input's height" in message("BinaryConv", [2, 16, 4, 2], {"dilations": [3, 1]})
+
+
 @pytest.mark.parametrize("name", sorted(CONV))
 def test_missing_convolution_attribute(name):
     assert name in message("BinaryConv", drop=name)

@@ -134,6 +134,9 @@ static bnncc_status create_from(const op_node *node, conv_op *op, bnncc_error *e
                                    BNNCC_ISA_AUTO, &op->conv, error);
     }
     free_tree(&read);
+    int64_t out_height = 0, out_width = 0;
+    if (status == BNNCC_OK && known && input.dims[2] >= 0) /* else a run tells whether the kernel fits the height */
+        status = bnncc_conv_output_shape(op->conv, input.dims[2], &out_height, &out_width, error);
     return status;
 }
 
@@ -145,7 +148,7 @@ static bnncc_status create(const op_node *node, void **state, bnncc_error *error
     if (status == BNNCC_OK)
         *state = op;
     else
-        free(op);
+        destroy(op);
     return status;
 }
 
