@@ -192,6 +192,16 @@ _output_gates = _options(
         help="Gate: outputs differ by at most this share of their largest magnitude. [without gates: 1e-3]",
     ),
 )
+_tree = _options(
+    click.option("--tree/--no-tree", default=None, help="Find trees over the filters of convolutions. [default: tree]"),
+    click.option("--tree-shared-root/--no-tree-shared-root", default=None, help="The filter of zeros is the root."),
+    click.option("--tree-complement/--no-tree-complement", default=None, help="Complements may stand for filters."),
+    click.option("--tree-steiner/--no-tree-steiner", default=None, help="Virtual filters where they save."),
+    click.option(
+        "--tree-ripple", type=click.IntRange(min=0), metavar="BITS", help="Price of an edge, in bits. [default: 0]"
+    ),
+    click.option("--tree-max-depth", type=click.IntRange(min=1), metavar="N", help="Most edges below the root."),
+)
 
 
 def _config(file: Path | None = None, input_shapes: Sequence[tuple[str, list[int]]] = (), **options: Any) -> Config:
@@ -244,7 +254,7 @@ def main() -> None:
 @click.option("--min-speedup", type=float, metavar="RATIO", help="Gate: at least this many times as fast (measured).")
 @click.option("--require-binary", type=click.Choice(["all"]), help="Gate: every layer that could be binary is.")
 @click.option("--verify/--no-verify", default=None, help="Compare with the original before writing. [default: verify]")
-@_options(_samples, _seed, _threads, _shapes)
+@_options(_samples, _seed, _threads, _shapes, _tree)
 @click.option("-q", "--quiet", is_flag=True, help="Print no tables.")
 @_verbose_option
 def compile_command(
@@ -289,7 +299,7 @@ def compile_command(
 @_model
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--config", "config_file", type=_FILE, metavar="C.toml", help="Options of the compilation to look into.")
-@_shapes
+@_options(_shapes, _tree)
 @_verbose_option
 def inspect_command(model: Path, as_json: bool, config_file: Path | None, **options: Any) -> None:
     """Say what is binary in MODEL.onnx, what could be and why not, or what is in a compiled model."""

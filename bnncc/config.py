@@ -31,6 +31,18 @@ class Config:
     """Fold BatchNormalization into the float layer before it."""
     lower: bool = True
     """Replace binary layers by the packed kernels; without it the graph is only cleaned and folded."""
+    tree: bool = True
+    """Give binary convolutions a tree over their filters, for kernels that count along it, and count what it saves."""
+    tree_shared_root: bool = True
+    """Let all filters follow from the filter of zeros, which costs nothing; else one filter costs all its bits."""
+    tree_complement: bool = True
+    """Let a filter's complement stand for it where that is nearer."""
+    tree_steiner: bool = True
+    """Add virtual filters, which give no output, where they lower the total."""
+    tree_ripple: int = 0
+    """Price of an edge of the tree beside its differing bits, in bits: what adding a count to the parent's takes."""
+    tree_max_depth: int | None = None
+    """Most edges between the root and a filter; none for any number."""
     verify: bool = True
     """Compare the compiled model with the original before it is written."""
     verify_samples: int = 32
@@ -54,10 +66,15 @@ class Config:
     """Gate: "all" fails the compilation when a layer that could be binary is not."""
 
     def __post_init__(self) -> None:
-        for name in ("fold_batchnorm", "lower", "verify"):
+        for name in (
+            "fold_batchnorm", "lower", "tree", "tree_shared_root", "tree_complement", "tree_steiner", "verify",
+        ):  # fmt: skip
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"config: {name} must be true or false, not {getattr(self, name)!r}")
-        for name, least in (("verify_samples", 1), ("seed", 0), ("threads", 0)):
+        whole = [("verify_samples", 1), ("seed", 0), ("threads", 0), ("tree_ripple", 0)]
+        if self.tree_max_depth is not None:
+            whole.append(("tree_max_depth", 1))
+        for name, least in whole:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInput(f"config: {name} must be a whole number of at least {least}, not {value!r}")

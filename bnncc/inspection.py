@@ -10,7 +10,7 @@ from bnncc.config import Config
 from bnncc.errors import BadInput
 from bnncc.model_io import LoadedModel, load_model, one_line
 from bnncc.pipeline import Progress, count_ops, inspect_original
-from bnncc.report import LayerReport, NoteReport, PassReport, Report, SizeReport, from_dict
+from bnncc.report import LayerReport, NoteReport, PassReport, Report, SizeReport, from_dict, tree_totals
 
 
 def inspect(model: str | os.PathLike[str], config: Config | None = None, progress: Progress | None = None) -> Report:
@@ -54,6 +54,7 @@ def _inspect_compiled(loaded: LoadedModel) -> Report:
         size=SizeReport(source_size, loaded.size),
         compiled=True,
         ops=count_ops(loaded.proto),
+        trees=tree_totals(layers),
     )
 
 

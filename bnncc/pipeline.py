@@ -34,7 +34,7 @@ from bnncc.model_io import (
 )
 from bnncc.passes.pipeline import Outcome, run_passes
 from bnncc.reference import runnable_file
-from bnncc.report import Report, SizeReport, layer_reports, pass_reports
+from bnncc.report import Report, SizeReport, layer_reports, pass_reports, tree_totals
 from bnncc.session import UNOPTIMIZED, InferenceSession, session_options
 from bnncc.sign_tensors import SIGN_TENSORS_KEY, sign_tensors_to_json
 from bnncc.verification import compare
@@ -97,6 +97,7 @@ def compile(
         size=SizeReport(loaded.size, None),
         compiled=False,
         ops=count_ops(compiled),
+        trees=tree_totals(layers),
     )
     result_name = str(target) if target else f"compiled {loaded.path.name}"
     with staging_folder(target) as folder:
@@ -191,17 +192,19 @@ def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | N
     """Report what the passes would make of a model, without writing anything."""
     started = time.perf_counter()
     outcome = _run_passes(loaded, config, None, progress or (lambda text: None))
+    layers = layer_reports(outcome.layers)
     return Report(
         bnncc=__version__,
         model=str(loaded.path),
         output=None,
         source_sha256=loaded.source_sha256,
         config=config.to_dict(),
-        layers=layer_reports(outcome.layers),
+        layers=layers,
         passes=pass_reports(outcome.passes),
         size=SizeReport(loaded.size, None),
         compiled=False,
         ops=count_ops(outcome.model),
+        trees=tree_totals(layers),
         seconds=time.perf_counter() - started,
     )
 

@@ -49,10 +49,42 @@ class LayerReport:
     """Bits per weight: 1 or 32."""
     bit_ops_dense: int
     bit_ops_mst: int | None
+    """By the counting of MST-compression, over output positions: K for the root, d for every edge; None without."""
+    mst_bits: int | None
+    """The same without the positions: the paper's count of parameters."""
+    mst_depth: int | None
+    mst_size_bits: int | None
+    """Bits of parameters when it must also be said where they are."""
+    bit_ops_tree: int | None
+    """Bits added along the kernel's tree, over output positions."""
+    tree_bits: int | None
+    tree_fraction: float | None
+    """`tree_bits` relative to all bits of the filters: d / K."""
+    tree_depth: int | None
+    tree_counters: int | None
+    """Sets of counters that are alive at once."""
+    tree_virtual: int | None
+    """Virtual filters."""
     size_before: int
     """Bytes of the weights and the constants that go with them."""
     size_after: int
     compiled_node: str | None
+
+
+@dataclasses.dataclass
+class TreeTotals:
+    """What filter trees save, over the layers that have one, weighed by bit operations and by parameters (bits)."""
+
+    layers: int
+    operations_dense: int
+    operations_mst: int
+    operations_tree: int
+    bits_dense: int
+    bits_mst: int
+    bits_mst_with_positions: int
+    bits_tree: int
+    depth_mst: int
+    """Of the deepest tree."""
 
 
 @dataclasses.dataclass
@@ -171,6 +203,8 @@ class Report:
     """Whether `model` is itself a compiled file (inspection)."""
     ops: dict[str, int] = dataclasses.field(default_factory=dict)
     """Nodes of domain bnncc by type in the compiled model."""
+    trees: TreeTotals | None = None
+    """None where no layer has a filter tree."""
     verify: VerifyReport | None = None
     bench: BenchReport | None = None
     gates: list[GateReport] = dataclasses.field(default_factory=list)
@@ -200,6 +234,25 @@ def layer_reports(records: Iterable[Any]) -> list[LayerReport]:
     """Take over the layer records of the passes."""
     names = [field.name for field in dataclasses.fields(LayerReport)]
     return [LayerReport(**{name: getattr(record, name) for name in names}) for record in records]
+
+
+def tree_totals(layers: Iterable[LayerReport]) -> TreeTotals | None:
+    """Sum up the filter trees of the layers that have one; operations where they are known."""
+    trees = [layer for layer in layers if layer.tree_bits is not None]
+    counted = [layer for layer in trees if layer.bit_ops_mst is not None]
+    if not trees:
+        return None
+    return TreeTotals(
+        layers=len(trees),
+        operations_dense=sum(layer.bit_ops_dense for layer in counted),
+        operations_mst=sum(layer.bit_ops_mst for layer in counted),
+        operations_tree=sum(layer.bit_ops_tree for layer in counted),
+        bits_dense=sum(layer.weight_count for layer in trees),
+        bits_mst=sum(layer.mst_bits for layer in trees),
+        bits_mst_with_positions=sum(layer.mst_size_bits for layer in trees),
+        bits_tree=sum(layer.tree_bits for layer in trees),
+        depth_mst=max(layer.mst_depth for layer in trees),
+    )
 
 
 def pass_reports(records: Iterable[Any]) -> list[PassReport]:

@@ -66,6 +66,7 @@ def table(title: str) -> Table:
 def print_report(report: Report, console: Console) -> None:
     """Print the report of a compilation or an inspection."""
     print_layers(report, console)
+    print_trees(report, console)
     print_passes(report, console)
     _print_size(report, console)
     if report.verify is not None:
@@ -118,6 +119,46 @@ def print_layers(report: Report, console: Console) -> None:
         for reason, names in reasons.items():
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             _print_item(console, shown, reason)
+
+
+def print_trees(report: Report, console: Console) -> None:
+    """Print a row per filter tree: what the paper's costs, and the one that kernels count along."""
+    totals = report.trees
+    if totals is None:
+        return
+    columns = ("name", "bit-ops", "bits", "+positions", "depth", "d/K", "depth", "virtual", "counters")
+    layers = [layer for layer in report.layers if layer.tree_bits is not None]
+    cells = [
+        (
+            layer.name,
+            count_text(layer.bit_ops_mst),
+            count_text(layer.mst_bits),
+            count_text(layer.mst_size_bits),
+            str(layer.mst_depth),
+            f"{layer.tree_fraction:.3f}",
+            str(layer.tree_depth),
+            str(layer.tree_virtual),
+            str(layer.tree_counters),
+        )
+        for layer in layers
+    ]
+    console.print()
+    rows = table("Filter trees: the paper's MST; from d/K on, the kernels' tree")
+    for index, column in enumerate(columns):
+        rows.add_column(column, justify="right" if index else "left", no_wrap=True)
+    widths = [max(map(len, column)) + 2 for column in zip(columns, *cells, strict=True)]
+    for name, *rest in cells:
+        rows.add_row(Text(shorten(name, max(console.width - sum(widths[1:]) - 2, 12))), *map(Text, rest))
+    console.print(rows)
+    parts = [f"bits {_share(totals.bits_mst, totals.bits_dense)}, {_share(totals.bits_tree, totals.bits_dense)}"]
+    if totals.operations_dense:
+        mst, tree = (_share(n, totals.operations_dense) for n in (totals.operations_mst, totals.operations_tree))
+        parts.insert(0, f"bit operations {mst}, {tree}")
+    console.print(f"of dense, MST and kernels: {'; '.join(parts)}", highlight=False)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.3f}"
 
 
 def _print_item(console: Console, name: str, text: str) -> None:

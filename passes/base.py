@@ -38,7 +38,9 @@ class LayerRecord:
     activations: stays float) or "float". `candidate` says that the layer looked binary (a binarizer before it or binary
     weights), so that a float outcome is worth the user's attention. `exact_sums`: the original's own float sums are
     exact, whatever their order, so that no bit behind them may differ. Sizes are bytes of weights and per-channel
-    parameters; bit operations are one XNOR and one count per weight and output position, as one operation.
+    parameters; bit operations are one XNOR and one count per weight and output position, as one operation. What is said
+    of trees is None without one: mst_* and bit_ops_mst of the paper's (`filter_tree.paper_tree`), summed over groups,
+    mst_size_bits with the positions of the differing bits; tree_* and bit_ops_tree of the kernel's.
     """
 
     name: str
@@ -53,6 +55,15 @@ class LayerRecord:
     exact_sums: bool = False
     bit_ops_dense: int = 0
     bit_ops_mst: int | None = None
+    mst_bits: int | None = None
+    mst_depth: int | None = None
+    mst_size_bits: int | None = None
+    bit_ops_tree: int | None = None
+    tree_bits: int | None = None
+    tree_fraction: float | None = None
+    tree_depth: int | None = None
+    tree_counters: int | None = None
+    tree_virtual: int | None = None
     size_after: int = 0
     compiled_node: str | None = None
 

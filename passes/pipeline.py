@@ -17,6 +17,7 @@ from bnncc.passes.canonicalize_binarizers import CanonicalizeBinarizers
 from bnncc.passes.canonicalize_weights import CanonicalizeWeights
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
 from bnncc.passes.lower import Lower
+from bnncc.passes.order_filters import OrderFilters
 from bnncc.passes.prepare import default_opset, reference_model
 from bnncc.passes.restore_signs import RestoreSigns
 from bnncc.passes.simplify import Simplify
@@ -52,6 +53,8 @@ def passes_for(config: Any) -> list[Pass]:
         passes.append(FoldBatchNorm())
     if config.lower:
         passes.append(Lower())
+        if config.tree:
+            passes.append(OrderFilters())
     return passes
 
 

@@ -174,7 +174,7 @@ class Conv2d:
         self.in_channels, self.out_channels, self.width = params.in_channels, shape[0], width
         handle, error = ffi.new("bnncc_conv **"), ffi.new("bnncc_error *")
         status = lib.bnncc_conv_create(
-            params, _in(weight), weight.size, self.epilogue.struct, _isa_number(isa), handle, error
+            params, _in(weight), weight.size, self.epilogue.struct, ffi.NULL, _isa_number(isa), handle, error
         )
         check(status, error)
         self._handle = ffi.gc(handle[0], lib.bnncc_conv_destroy)

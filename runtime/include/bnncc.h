@@ -77,6 +77,61 @@ typedef struct bnncc_epilogue {
     size_t threshold_count;
 } bnncc_epilogue;
 
+/* ---- Trees over filters ------------------------------------------------------------------------------------------ */
+
+/* A filter's outputs follow from another filter's by the bits in which the two differ, so a layer costs the differing
+ * bits along a tree over its filters. Its nodes are the filters, some of them complemented, and virtual filters, which
+ * give no output. The functions find such trees and all that a kernel needs to know of one. Filters are packed signs
+ * [filters][ceil(length / 8)]; a parent is a node's number, or -1 where there is none. Parents that are no nodes or go
+ * in circles are BNNCC_INVALID_ARGUMENT. */
+
+/* distances [a_count][b_count]: the number of bits in which filter i of a and filter j of b differ. */
+BNNCC_API bnncc_status bnncc_hamming_distances(const uint8_t *a, int64_t a_count, const uint8_t *b, int64_t b_count,
+                                               int64_t length, int32_t *distances, bnncc_isa isa, bnncc_error *error);
+
+/* How bnncc_steiner_tree searches. */
+typedef struct bnncc_steiner_params {
+    int64_t count, length; /* filters, 3 or more, and their bits */
+    int32_t complement;    /* 1: a filter other than filter 0 may be replaced by its complement */
+    int32_t sweeps;        /* at most so many times every branch is tried in every other place */
+} bnncc_steiner_params;
+
+/* Searches a tree of filters and virtual filters with few differing bits along its edges.
+ *
+ * The tree is binary: filter 0 is its root and has one child, the other filters are its leaves, and the nodes from
+ * count to 2 count - 3 are virtual filters with two children each. parents [2 count - 2]: parents[0] is -1. flipped
+ * [count]: 1 where the tree is over the complement of the filter. bits: the differing bits along the tree when the
+ * virtual filters are chosen best. Filters are inserted in their order, each where it costs least; near ones first is a
+ * good order. */
+BNNCC_API bnncc_status bnncc_steiner_tree(const bnncc_steiner_params *params, const uint8_t *filters, int32_t *parents,
+                                          uint8_t *flipped, int64_t *bits, bnncc_isa isa, bnncc_error *error);
+
+/* The filters of all nodes of a tree [node_count][ceil(length / 8)], the virtual ones being those that make the
+ * differing bits along its edges fewest; where several do, a bit is as in the parent.
+ *
+ * parents [node_count]: with shared_root, -1 stands for the filter of zeros. The first filter_count nodes are the
+ * filters, complemented where flipped [filter_count] is not 0; the others are virtual. */
+BNNCC_API bnncc_status bnncc_virtual_filters(const uint8_t *filters, int64_t filter_count, int64_t length,
+                                             const int32_t *parents, const uint8_t *flipped, int64_t node_count,
+                                             int shared_root, uint8_t *bits, bnncc_error *error);
+
+/* In which order to count the nodes of a tree, and in which set of counters each.
+ *
+ * order [node_count]: every node after its parent, depth first, small branches first. slots [node_count]: sets of
+ * counters, 0 to *slot_count - 1; a node whose slot is its parent's replaces it there, where it is not needed any more.
+ * No more than 1 + log2(node_count) slots are taken. */
+BNNCC_API bnncc_status bnncc_tree_schedule(const int32_t *parents, int64_t node_count, int32_t *order, int32_t *slots,
+                                           int32_t *slot_count, bnncc_error *error);
+
+/* The trees of a convolution: a hint to its kernel that never changes a result. One tree for each group, whose nodes
+ * have numbers of their own: its filters come first, then virtual filters. */
+typedef struct bnncc_filter_tree {
+    const int64_t *group_nodes; /* [group]: nodes of each group's tree */
+    const int32_t *parents;     /* [node_count]: one group after the other; -1: the filter of zeros */
+    size_t node_count;          /* of all groups */
+    const uint8_t *flipped;     /* [out_channels]: 1 where the node is the complement of the filter, else 0 */
+} bnncc_filter_tree;
+
 /* ---- Binary convolution --------------------------------------------------------------------------------------------
  */
 
@@ -93,9 +148,10 @@ typedef struct bnncc_conv_params {
 
 typedef struct bnncc_conv bnncc_conv;
 
+/* tree: NULL, or trees over the filters. It is checked whether the kernel uses it or not, and need not be kept. */
 BNNCC_API bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
-                                         const bnncc_epilogue *epilogue, bnncc_isa isa, bnncc_conv **conv,
-                                         bnncc_error *error);
+                                         const bnncc_epilogue *epilogue, const bnncc_filter_tree *tree, bnncc_isa isa,
+                                         bnncc_conv **conv, bnncc_error *error);
 BNNCC_API void bnncc_conv_destroy(bnncc_conv *conv);
 /* Output height for an input height, and the (fixed) output width in pixels. */
 BNNCC_API bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int64_t *out_height,

@@ -10,6 +10,7 @@
 #include "epilogue.h"
 #include "parallel.h"
 #include "signs.h"
+#include "tree/tree.h"
 #include "windows.h"
 
 #include <stdio.h>
@@ -124,7 +125,8 @@ static bool sum_taps(bnncc_conv *conv, const uint8_t *weight) {
 }
 
 bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
-                               const bnncc_epilogue *epilogue, bnncc_isa isa, bnncc_conv **result, bnncc_error *error) {
+                               const bnncc_epilogue *epilogue, const bnncc_filter_tree *tree, bnncc_isa isa,
+                               bnncc_conv **result, bnncc_error *error) {
     int64_t out_width = 0;
     bool overflow = false;
     if (!params || !weight || !result)
@@ -137,7 +139,10 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
     if (overflow || weight_size != expected)
         return fail(error, BNNCC_INVALID_ARGUMENT, "weight has %zu bytes, not out_channels * ceil(%zu / 8)",
                     weight_size, length);
+    const size_t groups = (size_t)params->group, group_filters = (size_t)params->out_channels / groups;
     bnncc_status status = bnncc_isa_resolve(isa, &isa, error);
+    if (!status && tree) /* the dot kernel has no use for it */
+        status = check_filter_tree(tree, groups, group_filters, error);
     if (status)
         return status;
     bnncc_conv *conv = allocate(1, sizeof *conv);
@@ -146,7 +151,7 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
     *conv = (bnncc_conv){
         .params = *params,
         .kernel = dot_kernel_for(isa),
-        .group_filters = (size_t)(params->out_channels / params->group),
+        .group_filters = group_filters,
         .length = length,
         .words = sign_words(length),
         .out_width = (size_t)out_width,

@@ -77,6 +77,23 @@ def test_compile_options_override_the_config(bnncc, cnn, tmp_path):
     assert made["verify"] is None
 
 
+def test_each_extension_of_the_trees_can_be_switched(bnncc, cnn):
+    """From the spanning tree of the filters on, each lowers the bits that are added."""
+    off = ["--no-tree-shared-root", "--no-tree-complement", "--no-tree-steiner"]
+    bits = []
+    for switched_off in (off, off[1:], off[2:], []):
+        report = json.loads(bnncc("inspect", cnn, "--json", *switched_off).stdout)
+        assert report["trees"]["bits_mst"] > 0
+        bits.append(report["trees"]["bits_tree"])
+    assert bits[0] == report["trees"]["bits_mst"]
+    assert bits == sorted(bits, reverse=True)
+    assert len(set(bits)) == 4
+    limited = json.loads(bnncc("inspect", cnn, "--json", "--tree-max-depth", 2, "--tree-ripple", 9).stdout)
+    assert max(layer["tree_depth"] or 0 for layer in limited["layers"]) == 2
+    assert (limited["config"]["tree_max_depth"], limited["config"]["tree_ripple"]) == (2, 9)
+    assert json.loads(bnncc("inspect", cnn, "--json", "--no-tree").stdout)["trees"] is None
+
+
 def test_failed_gate_is_status_1_with_report(bnncc, cnn, tmp_path):
     target, report = tmp_path / "o.onnx", tmp_path / "r.json"
     result = bnncc("compile", cnn, "-o", target, "--min-speedup", "1e6", "--report", report)
@@ -149,10 +166,12 @@ def test_bad_files_are_status_2_in_one_line(bnncc, cnn, compiled, images, tmp_pa
         assert not out.exists()
 
 
-def test_compiled_file_edited_by_hand(bnncc, cnn, compiled, images, tmp_path):
+@pytest.mark.parametrize(("attribute", "value"), [("pads", -1), ("tree_parents", 0)])
+def test_compiled_file_edited_by_hand(bnncc, cnn, compiled, images, tmp_path, attribute, value):
+    """Negative padding; a filter that is its own parent."""
     model = onnx.load(compiled)
     node = next(node for node in model.graph.node if node.op_type.startswith("BinaryConv"))
-    next(item for item in node.attribute if item.name == "pads").ints[0] = -1
+    next(item for item in node.attribute if item.name == attribute).ints[0] = value
     onnx.save(model, tmp_path / "edited.onnx")
     for arguments in [
         ("run", tmp_path / "edited.onnx", "--data", images),

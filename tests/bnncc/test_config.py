@@ -12,6 +12,7 @@ def test_file_sets_options(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(
         'fold_batchnorm = false\nverify_samples = 5\nmax_abs_diff = 1\nrequire_binary = "all"\n'
+        "tree_steiner = false\ntree_max_depth = 6\n"
         "[input_shapes]\nimage = [-1, 3, 8, 8]\n"
     )
     config = load_config(path)
@@ -20,6 +21,8 @@ def test_file_sets_options(tmp_path):
         verify_samples=5,
         max_abs_diff=1,
         require_binary="all",
+        tree_steiner=False,
+        tree_max_depth=6,
         input_shapes={"image": [-1, 3, 8, 8]},
     )
     assert config.lower
@@ -38,6 +41,12 @@ def test_file_sets_options(tmp_path):
         ("seed = -1", "at least 0"),
         ("min_argmax_agreement = 1.5", "between 0 and 1"),
         ("min_argmax_agreement = nan", "between 0 and 1"),
+        ("tree = 1", "tree must be true or false"),
+        ('tree_steiner = "no"', "tree_steiner must be true or false"),
+        ("tree_ripple = -1", "tree_ripple must be a whole number of at least 0"),
+        ("tree_ripple = 1.5", "tree_ripple must be a whole number"),
+        ("tree_max_depth = 0", "tree_max_depth must be a whole number of at least 1"),
+        ("tree_depth = 3", "did you mean tree_max_depth?"),
         ('max_abs_diff = "0.1"', "must be a number"),
         ("min_speedup = -2", "at least 0"),
         ('require_binary = "some"', 'can only be "all"'),

@@ -26,6 +26,7 @@ def test_original(cnn):
     assert report.size.after is None
     assert [layer.status for layer in report.layers] == ["float", "binary", "binary", "float"]
     assert all(layer.reason for layer in report.layers if layer.status == "float")
+    assert report.trees == bnncc.compile(cnn).report.trees
     assert report.verify is None
 
 
@@ -34,6 +35,8 @@ def test_compiled_says_what_compilation_said(cnn, compiled):
     report = bnncc.inspect(compiled)
     assert report.compiled
     assert report.layers == result.report.layers
+    assert report.trees == result.report.trees
+    assert report.trees.layers == 2
     assert [item.name for item in report.passes] == [item.name for item in result.report.passes]
     assert report.config == result.report.config
     assert report.ops == result.report.ops

@@ -72,6 +72,30 @@ def test_report_has_the_keys_that_scripts_rely_on(cnn):
     assert {layer["status"] for layer in report["layers"]} <= {"binary", "weight-binary", "float"}
 
 
+def test_report_counts_filter_trees(cnn):
+    report = json.loads(bnncc.compile(cnn).report.to_json())
+    first, second = (layer for layer in report["layers"] if layer["status"] == "binary")
+    for layer, positions in ((first, 64), (second, 16)):
+        assert layer["bit_ops_dense"] == positions * layer["weight_count"]
+        assert layer["bit_ops_mst"] == positions * layer["mst_bits"]
+        assert layer["bit_ops_tree"] == positions * layer["tree_bits"]
+        assert layer["tree_bits"] < layer["mst_bits"] < min(layer["mst_size_bits"], layer["weight_count"])
+        assert layer["tree_fraction"] == layer["tree_bits"] / layer["weight_count"]
+        assert 1 <= layer["mst_depth"] < 24
+        assert layer["tree_depth"] >= 1
+        assert layer["tree_counters"] >= 1
+        assert layer["tree_virtual"] > 0
+    totals = report["trees"]
+    assert totals["layers"] == 2
+    assert totals["depth_mst"] == max(first["mst_depth"], second["mst_depth"])
+    for total, key in (
+        ("operations_dense", "bit_ops_dense"), ("operations_mst", "bit_ops_mst"), ("operations_tree", "bit_ops_tree"),
+        ("bits_dense", "weight_count"), ("bits_mst", "mst_bits"), ("bits_mst_with_positions", "mst_size_bits"),
+        ("bits_tree", "tree_bits"),
+    ):  # fmt: skip
+        assert totals[total] == first[key] + second[key]
+
+
 def test_metadata_tells_how_it_was_made(cnn, tmp_path):
     result = bnncc.compile(cnn, output=tmp_path / "out.onnx", config=Config(seed=4))
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "out.onnx").metadata_props}
@@ -123,7 +147,11 @@ def test_switches(cnn):
     report = bnncc.compile(cnn, config=Config(lower=False)).report
     assert report.ops == {}
     assert report.verify.flipped_bits == 0
-    assert "lower" not in [item.name for item in report.passes]
+    assert not {"lower", "order-filters"} & {item.name for item in report.passes}
+    assert report.trees is None
+    report = bnncc.compile(cnn, config=Config(tree=False)).report
+    assert "order-filters" not in [item.name for item in report.passes]
+    assert report.trees is None
     assert "fold-batchnorm" not in [
         item.name for item in bnncc.compile(cnn, config=Config(fold_batchnorm=False)).report.passes
     ]
@@ -181,7 +209,7 @@ def test_dump_passes(cnn, tmp_path):
     dumped = [file.removesuffix(".onnx").split("-", 1) for file in files]
     assert [int(number) for number, _ in dumped] == list(range(1, len(files) + 1))
     assert [name for _, name in dumped] == [name for name in names if name in {name for _, name in dumped}]
-    assert dumped[-1][1] == "lower"
+    assert [name for _, name in dumped[-2:]] == ["lower", "order-filters"]
     assert all(onnx.load(tmp_path / "dump" / file).graph.node for file in files)
 
 

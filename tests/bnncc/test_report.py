@@ -66,6 +66,23 @@ def test_tables_fit_the_terminal(make_cnn, tmp_path, width):
         assert sum("conv1/Conv" in line and "2.3 k" in line for line in lines) == 1
 
 
+def test_filter_trees_have_a_table(cnn):
+    buffer = io.StringIO()
+    report = bnncc.inspect(cnn)
+    print_report(report, Console(file=buffer, width=100))
+    text = buffer.getvalue()
+    rows = text[text.index("Filter trees") :].splitlines()
+    assert rows[1].split() == ["name", "bit-ops", "bits", "+positions", "depth", "d/K", "depth", "virtual", "counters"]
+    layer = report.layers[1]
+    assert rows[2].split()[0] == "conv1"
+    assert f"{layer.tree_fraction:.3f}" in rows[2].split()
+    assert rows[4].startswith("of dense, MST and kernels: bit operations 0.")
+    report.trees = None
+    buffer = io.StringIO()
+    print_report(report, Console(file=buffer, width=100))
+    assert "Filter trees" not in buffer.getvalue()
+
+
 def test_report_of_dataclasses_round_trips(cnn):
     report = bnncc.inspect(cnn)
     assert json.loads(report.to_json()) == dataclasses.asdict(report)

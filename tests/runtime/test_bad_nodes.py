@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
-from op_models import op_model, random_bits, session
+from onnx.reference import ReferenceEvaluator
+from op_models import op_model, random_bits, run_both, session
 
 RNG = np.random.default_rng(0)
 CONV = {
@@ -16,6 +18,7 @@ CONV = {
     "group": 1,
     "pad_value": 0,
 }
+TREE = {"tree_nodes": [6], "tree_parents": [4, 4, -1, 5, 5, -1], "tree_flipped": [0b0101]}
 LINEAR = {"weight_shape": [5, 20], "width": 20}
 POOL = {
     "width": 10,
@@ -102,9 +105,60 @@ def test_convolution_attributes(op, attributes, text):
     assert text in message(op, attributes=attributes)
 
 
+def test_a_kernel_that_does_not_fit_a_known_height():
+    assert "padded input's height" in message("BinaryConv", [2, 16, 4, 2], {"dilations": [3, 1]})
+
+
 @pytest.mark.parametrize("name", sorted(CONV))
 def test_missing_convolution_attribute(name):
     assert name in message("BinaryConv", drop=name)
+
+
+@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        ({"tree_nodes": [5]}, "6 parents for 5 nodes"),
+        ({"tree_nodes": [7]}, "group 0 has 7 nodes"),
+        ({"tree_nodes": [3], "tree_parents": [-1, 0, 1]}, "group 0 has 3 nodes, not 4 filters and more"),
+        ({"tree_nodes": [4, 2]}, "'tree_nodes' has 2 values, not one per group"),
+        ({"tree_nodes": [0]}, "tree_nodes"),
+        ({"tree_nodes": [2**62]}, "tree_nodes"),
+        ({"tree_nodes": 6}, "tree"),
+        ({"tree_parents": [4, 4, -1, 5, 5]}, "group 0 has 6 nodes"),
+        ({"tree_parents": [4, 4, -1, 5, 5, -1, 0]}, "7 parents for 6 nodes"),
+        ({"tree_parents": [4, 4, -1, 5, 5, 6]}, "node 6 as a parent, but 6 nodes"),
+        ({"tree_parents": [4, 4, -1, 5, 5, -2]}, "tree_parents"),
+        ({"tree_parents": [4, 4, -1, 5, 5, 2**32]}, "tree_parents"),
+        ({"tree_parents": [4, 4, -1, 5, 5, 4]}, "group 0 has a cycle"),
+        ({"tree_parents": [0, 4, -1, 5, 5, -1]}, "group 0 has a cycle"),
+        ({"tree_parents": 3}, "tree"),
+        ({"tree_flipped": [0, 0]}, "'tree_flipped' has 2 values, not 1 for 4 channels"),
+        ({"tree_flipped": [256]}, "tree_flipped"),
+        ({"tree_flipped": [-1]}, "tree_flipped"),
+        ({"tree_flipped": 0}, "tree"),
+    ],
+)
+def test_filter_trees(op, attributes, text):
+    assert text in message(op, attributes=TREE | attributes)
+
+
+@pytest.mark.parametrize("name", sorted(TREE))
+def test_a_filter_tree_is_whole_or_not_there(name):
+    assert "come together" in message("BinaryConv", attributes={k: v for k, v in TREE.items() if k != name})
+
+
+@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+def test_filter_trees_change_no_result(op):
+    """Kernels, function bodies and onnx's reference take the hint, which the bodies do not declare."""
+    shape, attributes = SOUND[op]
+    values = constants(op)
+    plain, hinted = (op_model(op, shape, values, attributes | extra) for extra in ({}, TREE))
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(hinted))
+    x = random_bits(RNG, 2, 16, 8, 2)
+    expected = session(plain).run(None, {"x": x})
+    for got in (*run_both(hinted, x), ReferenceEvaluator(hinted).run(None, {"x": x})):
+        assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("op", ["BinaryConvThreshold", "BinaryConvDual", "BinaryLinearThreshold", "BinaryLinearDual"])

@@ -185,6 +185,23 @@ bnncc_status node_ints(const op_node *node, const char *name, int64_t low, int64
     return status;
 }
 
+bnncc_status node_optional_ints(const op_node *node, const char *name, int64_t low, int64_t **values, size_t *count,
+                                bnncc_error *error) {
+    *values = NULL;
+    *count = 0;
+    if (!succeeded(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, NULL, count)))
+        return BNNCC_OK;
+    int64_t *found = allocate(*count, sizeof *found);
+    if (!found)
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for attribute '%s'", name);
+    const bnncc_status status = node_ints(node, name, low, found, *count, error);
+    if (status == BNNCC_OK)
+        *values = found;
+    else
+        free(found);
+    return status;
+}
+
 bnncc_status node_constant(const op_node *node, size_t index, const char *what, const int64_t *pattern,
                            size_t pattern_rank, op_tensor *tensor, bnncc_error *error) {
     int is_constant = 0;

@@ -124,7 +124,100 @@ static uint8_t *make_weight(random_state *random, wide right, size_t *size) {
     return random_bytes(random, *size);
 }
 
+/* ---- Trees ---- */
+
+/* A filter tree with as many parents and flags as it announces, most often wrong somewhere; its arrays are to be freed.
+ */
+static bnncc_filter_tree make_tree(random_state *random, int64_t channels, int64_t groups) {
+    const size_t most = 1024, flags = channels > 0 && channels <= SMALL_COUNT ? (size_t)channels : 1;
+    const size_t count = groups > 0 && groups <= SMALL_COUNT ? (size_t)groups : 1, filters = flags / count;
+    int64_t *group_nodes = must_allocate(count * sizeof *group_nodes);
+    bnncc_filter_tree tree = {.group_nodes = group_nodes};
+    for (size_t group = 0; group < count; group++) {
+        group_nodes[group] = (int64_t)filters + random_between(random, 0, 3);
+        if (tree.node_count + (size_t)group_nodes[group] <= most)
+            tree.node_count += (size_t)group_nodes[group];
+        if (random_one_in(random, 30))
+            group_nodes[group] = wild_number(random);
+    }
+    int32_t *parents = must_allocate(tree.node_count * sizeof *parents);
+    for (size_t i = 0; i < tree.node_count; i++)
+        parents[i] = random_one_in(random, 100) ? (int32_t)wild_number(random)
+                                                : (int32_t)random_between(random, -1, (int64_t)(i % (filters + 1)) - 1);
+    uint8_t *flipped = random_bytes(random, flags);
+    if (!random_one_in(random, 4))
+        for (size_t i = 0; i < flags; i++)
+            flipped[i] &= 1;
+    tree.parents = parents;
+    tree.flipped = flipped;
+    return tree;
+}
+
+static void free_tree(bnncc_filter_tree *tree) {
+    free((void *)tree->group_nodes);
+    free((void *)tree->parents);
+    free((void *)tree->flipped);
+}
+
 /* ---- The operations ---- */
+
+/* The tree functions on a few filters: damaged numbers, wild parents and pointers that are NULL. */
+static void fuzz_trees(tally *tally, random_state *random) {
+    enum { FILTERS = 9, BITS = 130, NODES = 2 * FILTERS };
+    int64_t n[4] = {random_between(random, 1, FILTERS), random_between(random, 1, BITS), 0, 0};
+    n[2] = n[0] + random_between(random, 0, FILTERS); /* nodes */
+    damage_numbers(random, n, 3);
+    const bool small = n[0] <= FILTERS && n[1] <= BITS && n[2] <= NODES;
+    uint8_t *filters = random_bytes(random, FILTERS * bytes_of(BITS)), *flipped = random_bytes(random, FILTERS);
+    uint8_t *bits = must_allocate(NODES * bytes_of(BITS));
+    int32_t *parents = must_allocate(NODES * sizeof *parents), *order = must_allocate(NODES * sizeof *order);
+    int32_t *slots = must_allocate(NODES * sizeof *slots), *distances = must_allocate(FILTERS * FILTERS * 4);
+    for (int32_t i = 0; i < NODES; i++)
+        parents[i] =
+            random_one_in(random, 30) ? (int32_t)wild_number(random) : (int32_t)random_between(random, -1, i - 1);
+    int32_t slot_count = 0;
+    int64_t total = 0;
+    bnncc_error error = {""};
+    /* What is legal but has more bits or nodes than the buffers is not asked for. */
+    if (small || n[0] > SMALL_COUNT || n[1] > 1 << 24 || n[0] < 1 || n[1] < 1) {
+        const bool huge = n[0] > SMALL_COUNT && n[0] <= INT32_MAX && n[1] > 0 && n[1] <= 1 << 24;
+        if (!huge) {
+            check_status(tally,
+                         bnncc_hamming_distances(random_one_in(random, 30) ? NULL : filters, n[0], filters, n[0], n[1],
+                                                 random_one_in(random, 30) ? NULL : distances, random_isa(random),
+                                                 &error),
+                         &error);
+            const bnncc_steiner_params params = {n[0], n[1], (int32_t)random_between(random, -1, 2),
+                                                 (int32_t)random_between(random, -1, 4)};
+            check_status(tally,
+                         bnncc_steiner_tree(random_one_in(random, 30) ? NULL : &params,
+                                            random_one_in(random, 30) ? NULL : filters, parents, flipped, &total,
+                                            random_isa(random), &error),
+                         &error);
+        }
+    }
+    for (int32_t i = 0; i < NODES; i++)
+        parents[i] =
+            random_one_in(random, 60) ? (int32_t)wild_number(random) : (int32_t)random_between(random, -1, i - 1);
+    if (small) {
+        check_status(tally,
+                     bnncc_virtual_filters(random_one_in(random, 30) ? NULL : filters, n[0], n[1], parents,
+                                           random_one_in(random, 30) ? NULL : flipped, n[2],
+                                           (int)random_between(random, -1, 2), bits, &error),
+                     &error);
+        check_status(tally,
+                     bnncc_tree_schedule(random_one_in(random, 30) ? NULL : parents, n[2], order, slots,
+                                         random_one_in(random, 30) ? NULL : &slot_count, &error),
+                     &error);
+    }
+    free(filters);
+    free(flipped);
+    free(bits);
+    free(parents);
+    free(order);
+    free(slots);
+    free(distances);
+}
 
 static void fuzz_conv(tally *tally, random_state *random) {
     int64_t group = random_between(random, 1, 3), n[18];
@@ -160,13 +253,14 @@ static void fuzz_conv(tally *tally, random_state *random) {
     size_t weight_size = 0;
     uint8_t *weight = make_weight(random, weight_bytes, &weight_size);
     bnncc_epilogue epilogue = make_epilogue(random, n[0]);
+    bnncc_filter_tree tree = make_tree(random, n[0], n[2]);
     bnncc_error error = {""};
     bnncc_conv *conv = NULL;
     int64_t out_height = 0, out_width = 0;
     const bnncc_status status =
         bnncc_conv_create(random_one_in(random, 60) ? NULL : &p, random_one_in(random, 60) ? NULL : weight, weight_size,
-                          random_one_in(random, 60) ? NULL : &epilogue, random_isa(random),
-                          random_one_in(random, 60) ? NULL : &conv, &error);
+                          random_one_in(random, 60) ? NULL : &epilogue, random_one_in(random, 2) ? NULL : &tree,
+                          random_isa(random), random_one_in(random, 60) ? NULL : &conv, &error);
     if (check_status(tally, status, &error) && conv) {
         CHECK(tally, length > 0 && (wide)weight_size == weight_bytes, "a layer that cannot be is accepted");
         if (check_status(tally, bnncc_conv_output_shape(conv, n[16], &out_height, &out_width, &error), &error)) {
@@ -194,6 +288,7 @@ static void fuzz_conv(tally *tally, random_state *random) {
     bnncc_conv_destroy(conv);
     free(weight);
     free_epilogue(&epilogue);
+    free_tree(&tree);
 }
 
 static void fuzz_linear(tally *tally, random_state *random) {
@@ -354,7 +449,7 @@ int main(int argc, char **argv) {
     random_state random = {.state = argc > 2 ? 2 * strtoull(argv[2], NULL, 10) + 1 : 20240502};
     tally tally = {0, 0};
     for (long i = 0; i < rounds; i++)
-        switch (random_between(&random, 0, 7)) {
+        switch (random_between(&random, 0, 8)) {
         case 0:
             fuzz_linear(&tally, &random);
             break;
@@ -366,6 +461,9 @@ int main(int argc, char **argv) {
             break;
         case 3:
             fuzz_pool(&tally, &random);
+            break;
+        case 4:
+            fuzz_trees(&tally, &random);
             break;
         default:
             fuzz_conv(&tally, &random);

@@ -21,11 +21,12 @@ typedef struct library {
 } library;
 
 static const char *const documented[] = {
-    "bnncc_version",        "bnncc_isa_name",      "bnncc_isa_supported",     "bnncc_isa_resolve",
-    "bnncc_conv_create",    "bnncc_conv_destroy",  "bnncc_conv_output_shape", "bnncc_conv_kernel",
-    "bnncc_conv_run",       "bnncc_linear_create", "bnncc_linear_destroy",    "bnncc_linear_kernel",
-    "bnncc_linear_run",     "bnncc_binarize",      "bnncc_unpack_signs",      "bnncc_pool_output_shape",
-    "bnncc_max_pool_signs", "RegisterCustomOps",
+    "bnncc_version",        "bnncc_isa_name",          "bnncc_isa_supported",     "bnncc_isa_resolve",
+    "bnncc_conv_create",    "bnncc_conv_destroy",      "bnncc_conv_output_shape", "bnncc_conv_kernel",
+    "bnncc_conv_run",       "bnncc_linear_create",     "bnncc_linear_destroy",    "bnncc_linear_kernel",
+    "bnncc_linear_run",     "bnncc_binarize",          "bnncc_unpack_signs",      "bnncc_pool_output_shape",
+    "bnncc_max_pool_signs", "bnncc_hamming_distances", "bnncc_steiner_tree",      "bnncc_virtual_filters",
+    "bnncc_tree_schedule",  "RegisterCustomOps",
 };
 
 /* Stores the address of a function; C has no cast from an object pointer, which dlsym returns, to a function pointer.
@@ -59,8 +60,8 @@ static void test_known_answer(tally *tally, const library *lib) {
     int64_t out_height = 0, out_width = 0;
     bnncc_conv *conv = NULL;
     bnncc_error error = {""};
-    CHECK(tally, !lib->conv_create(&params, weight, sizeof weight, &epilogue, BNNCC_ISA_AUTO, &conv, &error), "%s",
-          error.message);
+    CHECK(tally, !lib->conv_create(&params, weight, sizeof weight, &epilogue, NULL, BNNCC_ISA_AUTO, &conv, &error),
+          "%s", error.message);
     if (!conv)
         return;
     CHECK(tally, strncmp(lib->conv_kernel(conv), "dot/", 4) == 0, "kernel %s", lib->conv_kernel(conv));
@@ -129,7 +130,7 @@ static void test_refusals(tally *tally, const library *lib) {
         bnncc_conv *conv = NULL;
         bnncc_error error = {""};
         const bnncc_status status =
-            lib->conv_create(&params[i], weight, sizes[i], &epilogues[i], BNNCC_ISA_PORTABLE, &conv, &error);
+            lib->conv_create(&params[i], weight, sizes[i], &epilogues[i], NULL, BNNCC_ISA_PORTABLE, &conv, &error);
         CHECK(tally, status == BNNCC_INVALID_ARGUMENT && error.message[0], "case %d: status %d", i, (int)status);
         CHECK(tally, conv == NULL, "case %d gives an object", i);
     }

@@ -196,7 +196,8 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
         bnncc_conv *conv = NULL;
         if (!supported[i])
             continue;
-        bnncc_status status = bnncc_conv_create(&p, weight, weight_size, &made.epilogue, all_isas[i], &conv, &error);
+        bnncc_status status =
+            bnncc_conv_create(&p, weight, weight_size, &made.epilogue, NULL, all_isas[i], &conv, &error);
         if (!status)
             status = bnncc_conv_output_shape(conv, height, &out_height, &out_width, &error);
         bool fits = true;
@@ -289,8 +290,8 @@ static void test_split(tally *tally, random_state *random, const bool *supported
         bnncc_conv *conv = NULL;
         if (!supported[i])
             continue;
-        CHECK(tally, !bnncc_conv_create(&p, weight, weight_size, &made.epilogue, all_isas[i], &conv, &error), "%s",
-              error.message);
+        CHECK(tally, !bnncc_conv_create(&p, weight, weight_size, &made.epilogue, NULL, all_isas[i], &conv, &error),
+              "%s", error.message);
         for (int o = 0; o < ORDERS; o++) {
             memset(y, 0xa5, count);
             memset(bits, 0xa5, bytes);

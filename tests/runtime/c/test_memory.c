@@ -3,6 +3,7 @@
  * To be linked with the library's objects and -Wl,--wrap=posix_memalign,--wrap=free, so that the library's calls (it
  * allocates in one place only) come here. */
 #include "support.h"
+#include "tree/tree.h"
 
 #include <errno.h>
 
@@ -33,6 +34,10 @@ static const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, threshold, 2};
 static uint8_t data[64], bits[64];
 static float y[256];
 
+static const int64_t group_nodes[1] = {4};
+static const int32_t parents[4] = {2, 3, -1, 2};
+static const bnncc_filter_tree tree = {group_nodes, parents, 4, data}; /* neither filter is complemented */
+
 static bnncc_status use_conv(bnncc_error *error) {
     const bnncc_conv_params params = {.out_channels = 2,
                                       .in_channels = 2,
@@ -44,7 +49,7 @@ static bnncc_status use_conv(bnncc_error *error) {
                                       .pad_value = 0,
                                       .width = 5};
     bnncc_conv *conv = NULL;
-    bnncc_status status = bnncc_conv_create(&params, data, 6, &epilogue, BNNCC_ISA_AUTO, &conv, error);
+    bnncc_status status = bnncc_conv_create(&params, data, 6, &epilogue, &tree, BNNCC_ISA_AUTO, &conv, error);
     if (!status)
         status = bnncc_conv_run(conv, data, 1, 5, y, bits, NULL, error);
     bnncc_conv_destroy(conv);
@@ -74,9 +79,25 @@ static bnncc_status use_pool(bnncc_error *error) {
     return bnncc_max_pool_signs(&params, data, 1, bits, NULL, error);
 }
 
+static bnncc_status use_group_trees(bnncc_error *error) {
+    group_tree *trees = NULL;
+    const bnncc_status status = group_trees_create(&tree, data, 1, 2, 18, &trees, error);
+    group_trees_destroy(trees, 1);
+    return status;
+}
+
+static bnncc_status use_search(bnncc_error *error) {
+    const bnncc_steiner_params params = {.count = 3, .length = 18, .complement = 1, .sweeps = 1};
+    int32_t found[4], distances[9];
+    uint8_t flipped[3];
+    int64_t total = 0;
+    const bnncc_status status = bnncc_hamming_distances(data, 3, data, 3, 18, distances, BNNCC_ISA_AUTO, error);
+    return status ? status : bnncc_steiner_tree(&params, data, found, flipped, &total, BNNCC_ISA_AUTO, error);
+}
+
 int main(void) {
     tally tally = {0, 0};
-    bnncc_status (*const uses[])(bnncc_error *) = {use_conv, use_linear, use_pool};
+    bnncc_status (*const uses[])(bnncc_error *) = {use_conv, use_linear, use_pool, use_group_trees, use_search};
     for (size_t use = 0; use < sizeof uses / sizeof uses[0]; use++) {
         bnncc_status status = BNNCC_OUT_OF_MEMORY;
         long allowed = 0;

@@ -1,0 +1,226 @@
+"""The pass that gives convolutions their trees: what it writes, what it counts, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from filter_sets import some_filters, unpack
+from onnx import numpy_helper
+from small_networks import Network, compile_and_compare
+
+from bnncc.config import Config
+from bnncc.passes import order_filters, run_passes
+from bnncc.passes.base import Context
+from bnncc.passes.filter_tree import TreeOptions, engine_tree, paper_tree
+from bnncc.runtime import trees
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ("vgg_small_fashion_mnist", "bireal_resnet_fashion_mnist")
+
+
+def network(size: int | str = 10) -> onnx.ModelProto:
+    """Every form of the binary convolution, one with groups, one depthwise, and a linear layer."""
+    n = Network(seed=5)
+    x = n.input(["N", 8, size, 10])
+    x = n.batchnorm(n.conv(n.binarize(x), n.signs(24, 8, 3, 3), pads=[1, 1, 1, 1]), 24, 9)
+    y = n.batchnorm(n.conv(n.binarize(x), n.signs(24, 12, 3, 3), pads=[1, 1, 1, 1], group=2), 24, 9)
+    x = n.op("Add", x, y)
+    x = n.batchnorm(n.conv(n.binarize(x), n.signs(24, 1, 3, 3), group=24, strides=[2, 2]), 24, 3)
+    x = n.batchnorm(n.conv(n.binarize(x), n.signs(5, 24, 1, 2)), 5, 4)
+    if isinstance(size, int):
+        flat = n.op("Flatten", n.binarize(x))
+        return n.model(n.op("MatMul", flat, n.constant(n.signs(60, 7))))
+    return n.model(x)
+
+
+def convolutions(model: onnx.ModelProto) -> dict[str, dict]:
+    """Attributes and packed weight of every binary convolution of a compiled model."""
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {
+        node.name: {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        | {"weight": tensors[node.input[1]]}
+        for node in model.graph.node
+        if node.op_type in order_filters.CONVOLUTIONS
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tree_shared_root": False},
+        {"tree_complement": False},
+        {"tree_steiner": False},
+        {"tree_ripple": 12},
+        {"tree_max_depth": 2},
+        {"tree_shared_root": False, "tree_complement": False, "tree_steiner": False},
+    ],
+    ids=str,
+)
+def test_files_hold_the_trees(options):
+    """From the attributes alone follows what is counted: the trees of the groups' filters, virtual ones included."""
+    outcome = run_passes(network(), Config(**options))
+    records = {record.name: record for record in outcome.layers}
+    found = convolutions(outcome.model)
+    assert [node["group"] for node in found.values()] == [1, 2, 24, 1]
+    for name, node in found.items():
+        groups, length = node["group"], math.prod(node["weight_shape"][1:])
+        filters = node["weight_shape"][0] // groups
+        assert len(node["tree_nodes"]) == groups
+        flipped = unpack(np.array([node["tree_flipped"]], np.uint8), groups * filters)[0].astype(bool)
+        ends = np.cumsum(node["tree_nodes"])
+        assert len(node["tree_parents"]) == ends[-1]
+        planes = papers = 0
+        for group, end in enumerate(ends):
+            parents = np.array(node["tree_parents"][end - node["tree_nodes"][group] : end], np.int32)
+            mine = slice(group * filters, (group + 1) * filters)
+            config = Config(**options)
+            tree = engine_tree(node["weight"][mine], length, order_filters.tree_options(config))
+            np.testing.assert_array_equal(parents, tree.parents)
+            np.testing.assert_array_equal(flipped[mine], tree.flipped[:filters])
+            if config.tree_shared_root:
+                bits = trees.virtual_filters(node["weight"][mine], length, parents, flipped[mine], shared_root=True)
+                np.testing.assert_array_equal(bits, tree.bits)
+            planes += tree.planes
+            papers += paper_tree(node["weight"][mine], length).planes
+        record = records[name]
+        positions = record.bit_ops_dense // record.weight_count
+        assert positions > 0
+        assert (record.mst_bits, record.tree_bits) == (papers, planes)
+        assert (record.bit_ops_mst, record.bit_ops_tree) == (positions * papers, positions * planes)
+        assert record.tree_fraction == planes / record.weight_count
+        assert record.mst_size_bits >= record.mst_bits
+
+
+def test_trees_change_no_bit():
+    x = np.random.default_rng(0).standard_normal((3, 8, 10, 10)).astype(np.float32)
+    outcome = compile_and_compare(network(), {"x": x})
+    assert all("tree_parents" in node for node in convolutions(outcome.model).values())
+    linear = [node for node in outcome.model.graph.node if node.op_type.startswith("BinaryLinear")]
+    assert len(linear) == 1
+    assert not {attribute.name for attribute in linear[0].attribute} & set(order_filters.ATTRIBUTES)
+    assert [layer.tree_bits is None for layer in outcome.layers] == [False, False, False, False, True]
+
+
+def test_no_tree():
+    outcome = run_passes(network(), Config(tree=False))
+    assert not any("tree_parents" in node for node in convolutions(outcome.model).values())
+    assert all(layer.bit_ops_mst is None and layer.tree_bits is None for layer in outcome.layers)
+
+
+def test_idempotent():
+    graph = gs.import_onnx(run_passes(network(), Config()).model)
+    context = Context(Config(), 17)
+    assert not order_filters.OrderFilters().apply(graph, context).changed
+    next(node for node in graph.nodes if node.op in order_filters.CONVOLUTIONS).attrs["tree_flipped"][0] ^= 1
+    assert order_filters.OrderFilters().apply(graph, context).changed
+
+
+def test_operations_are_not_counted_where_the_height_is_dynamic():
+    for layer in run_passes(network("H"), Config()).layers:
+        assert layer.bit_ops_mst is None
+        assert layer.bit_ops_tree is None
+        assert layer.mst_bits > 0
+
+
+def test_layers_too_large_for_a_search_say_so(monkeypatch):
+    monkeypatch.setattr(order_filters, "MOST_FILTERS", 20)
+    outcome = run_passes(network(), Config())
+    texts = [note.text for note in outcome.passes[-1].notes]
+    assert texts == ["no filter tree: 24 filters are more than 20"]
+    monkeypatch.setattr(order_filters, "MOST_FILTERS", 1 << 12)
+    monkeypatch.setattr(order_filters, "MOST_STEINER_WORK", 12 * 12 * 108)
+    outcome = run_passes(network(), Config())
+    assert [note.text.split(":")[0] for note in outcome.passes[-1].notes] == ["no virtual filters in its tree"]
+    assert next(iter(outcome.layers)).tree_virtual == 0
+
+
+# ---- What trees save ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_trained_networks_that_are_shipped(name):
+    model = onnx.load(ROOT / "models" / "shipped" / f"{name}.onnx")
+    fractions = []
+    for steiner in (False, True):
+        layers = [layer for layer in run_passes(model, Config(tree_steiner=steiner)).layers if layer.tree_bits]
+        assert len(layers) >= 5
+        fractions.append(sum(x.bit_ops_tree for x in layers) / sum(x.bit_ops_dense for x in layers))
+        assert sum(x.bit_ops_tree for x in layers) < sum(x.bit_ops_mst for x in layers)
+    assert fractions[0] <= 0.42
+    assert fractions[1] <= 0.27
+
+
+def test_trained_imagenet_layers():
+    folder = Path(os.environ.get("BNNCC_DATA", ROOT / ".." / "shared")) / "models" / "imagenet-bnn-layers"
+    if not folder.is_dir():
+        pytest.skip(f"no trained layers at {folder} (set BNNCC_DATA)")
+    layers = np.load(folder / "layers.npz")
+    dense = spanning = steiner = 0
+    for side, channels in ((56, 64), (28, 128), (14, 256), (7, 512)):
+        filters, length = layers[f"{side}x{side}x{channels}_weight"], 9 * channels
+        dense += side * side * channels * length
+        spanning += side * side * engine_tree(filters, length, TreeOptions(steiner=False)).planes
+        steiner += side * side * engine_tree(filters, length).planes
+    assert spanning <= 0.42 * dense
+    assert steiner <= 0.28 * dense
+
+
+@pytest.mark.parametrize(("count", "length"), [(64, 576), (128, 1152), (256, 2304), (512, 4608)])
+def test_virtual_filters_on_filters_trained_for_the_tree(count, length):
+    """One centre, 12% flips."""
+    filters = np.packbits(some_filters(0, count, length, "centre"), axis=1, bitorder="little")
+    start = time.perf_counter()
+    steiner = engine_tree(filters, length)
+    assert time.perf_counter() - start < 10
+    assert engine_tree(filters, length, TreeOptions(steiner=False)).planes >= 1.25 * steiner.planes
+    assert paper_tree(filters, length).planes >= 1.25 * steiner.planes
+
+
+def vgg_small() -> onnx.ModelProto:
+    """The binary layers of VGG-small for 32x32 images."""
+    n = Network(seed=3)
+    x, inputs = n.input([1, 128, 32, 32]), 128
+    for layer, outputs in enumerate((128, 256, 256, 512, 512)):
+        x = n.conv(n.binarize(x), n.signs(outputs, inputs, 3, 3), pads=[1, 1, 1, 1])
+        if layer % 2 == 0:
+            x = n.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        x = n.batchnorm(x, outputs, inputs)
+        inputs = outputs
+    return n.model(x)
+
+
+def resnet18() -> onnx.ModelProto:
+    """The sixteen 3x3 layers after the stem of ResNet-18 for 224x224 images, without shortcuts."""
+    n = Network(seed=2)
+    x, inputs = n.input([1, 64, 56, 56]), 64
+    for outputs in [64] * 4 + [128] * 4 + [256] * 4 + [512] * 4:
+        strides = [1 if inputs == outputs else 2] * 2
+        x = n.conv(n.binarize(x), n.signs(outputs, inputs, 3, 3), pads=[1, 1, 1, 1], strides=strides)
+        x = n.batchnorm(x, outputs, inputs)
+        inputs = outputs
+    return n.model(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "layers", "bits", "operations"),
+    [(vgg_small, 5, 4_571_136, 603_979_776), (resnet18, 16, 10_985_472, 1_676_279_808)],
+)
+def test_published_networks(network, layers, bits, operations):
+    """Published size and operations without trees, on random filters less with them, and all passes in seconds."""
+    start = time.perf_counter()
+    outcome = run_passes(network(), Config())
+    assert time.perf_counter() - start < 15
+    assert [layer.status for layer in outcome.layers] == ["binary"] * layers
+    assert sum(layer.weight_count for layer in outcome.layers) == bits
+    assert sum(layer.bit_ops_dense for layer in outcome.layers) == operations
+    assert sum(layer.mst_bits for layer in outcome.layers) < 0.48 * bits
+    assert sum(layer.bit_ops_mst for layer in outcome.layers) < 0.48 * operations
+    assert sum(layer.bit_ops_tree for layer in outcome.layers) < 0.33 * operations
