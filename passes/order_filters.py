@@ -13,6 +13,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from bnncc.passes import graph as g
@@ -71,6 +72,7 @@ def _order(node: gs.Node, options: TreeOptions, context: Context, result: PassRe
     node.attrs.update(attributes)
     record = context.layers.get(node.name)
     if record is not None:
+        record.size_after += sum(onnx.helper.make_attribute(*item).ByteSize() for item in attributes.items())
         _count(record, trees, [paper_tree(group, length) for group in packed])
 
 
