@@ -143,13 +143,14 @@ static bool sum_taps(bnncc_conv *conv, const uint8_t *weight) {
 static size_t choose_lanes(const bnncc_conv *conv, const bool *usable, size_t batch, size_t out_height) {
     const double pixels = (double)batch * (double)out_height * (double)conv->out_width;
     const size_t taps = (size_t)(conv->params.kernel_shape[0] * conv->params.kernel_shape[1]);
+    const bool floats = conv->epilogue.scale != NULL;
     size_t best = LANE_WIDTHS;
     double least =
         dot_cost(conv->isa, conv->words, taps, (size_t)conv->params.out_channels, (size_t)conv->params.group, pixels);
     for (size_t i = 0; i < LANE_WIDTHS; i++) {
         if (!usable[i])
             continue;
-        const double cost = planes_cost(&conv->lanes[i].plan, conv->tree_work, batch, out_height);
+        const double cost = planes_cost(&conv->lanes[i].plan, conv->tree_work, floats, batch, out_height);
         if (cost < least || (best == LANE_WIDTHS && !conv->has_dot)) {
             best = i;
             least = cost;

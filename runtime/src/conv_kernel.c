@@ -32,7 +32,7 @@ double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t
     return pixels * ((double)words * (double)filters * word + (double)taps * (double)groups * gather_tap);
 }
 
-double planes_cost(const planes_plan *plan, size_t work, size_t batch, size_t out_height) {
+double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height) {
     const double plane = plan->lane_bytes == 64                                      ? 0.36
                          : plan->lane_bytes == 32 && plan->isa >= BNNCC_ISA_AVX512BW ? 0.30
                          : plan->lane_bytes == 32                                    ? 0.45
@@ -41,5 +41,8 @@ double planes_cost(const planes_plan *plan, size_t work, size_t batch, size_t ou
     const double prepare = plan->narrow ? 3.0 : 6.0 * (double)(plan->lane_bytes / plan->pitch);
     size_t counted = 0, prepared = 0;
     planes_vectors(plan, batch, out_height, &counted, &prepared);
-    return (double)counted * (double)work * plane + (double)prepared * prepare;
+    const double expand_row = plan->isa >= BNNCC_ISA_AVX512BW ? 14.0 : 150.0;
+    const double rows = floats ? (double)batch * (double)out_height * (double)plan->segments : 0;
+    return (double)counted * (double)work * plane + (double)prepared * prepare +
+           rows * (double)plan->params.out_channels * expand_row;
 }
