@@ -171,7 +171,7 @@ def random_tree_conv(rng: np.random.Generator, op: str):
 @pytest.mark.parametrize("kernel", ["planes", "auto"])
 @pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
 def test_convolution_with_trees_equals_body(op, kernel, isa, monkeypatch):
-    """Whichever kernel serves a layer that has trees, with one thread and with three, bits and floats are the body's."""
+    """Whichever kernel serves a layer that has trees, with one thread or three, bits and floats are the body's."""
     monkeypatch.setenv("BNNCC_KERNEL", kernel)
     rng = np.random.default_rng(sum(op.encode()))
     for _ in range(15):

@@ -49,17 +49,20 @@ planes_count_function planes_count_portable;
 planes_count_function planes_count_avx2, planes_count_avx512vl, planes_count_avx512;
 #endif
 
-/* Up to 64 output pixels of one row: y = dot * scale + shift, the product rounded before the sum. */
+/* The output pixels of a channel in one 64-bit word of lanes, in 8 / pitch slots: y = dot * scale + shift, the product
+ * rounded before the sum. */
 typedef struct planes_expansion {
-    const uint8_t *counted; /* their word of the parity; the counters' are each vector_bytes farther */
-    size_t vector_bytes, word_bytes, planes, count;
+    const uint8_t *counted; /* the parity's word; the counters' are each vector_bytes farther */
+    size_t vector_bytes, pitch, planes;
     int32_t offset; /* modulo 2^planes */
-    const int32_t *sums;
     bool flipped;
     float scale, shift;
+    size_t count[8]; /* pixels of each slot; the arrays have values where there are any */
+    const int32_t *sums[8];
+    float *y[8];
 } planes_expansion;
 
-typedef void planes_expand_function(const planes_expansion *row, float *y);
+typedef void planes_expand_function(const planes_expansion *word);
 planes_expand_function planes_expand_portable;
 #if defined(__x86_64__)
 planes_expand_function planes_expand_avx2, planes_expand_avx512;

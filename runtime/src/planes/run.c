@@ -137,31 +137,40 @@ __attribute__((always_inline)) static inline void store_rows(const planes_sheet 
 /* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. */
 static void expand_block(const planes_sheet *sheet, size_t group, size_t j, const uint8_t *counted) {
     const planes_job *job = sheet->job;
-    float *y = job->y;
     const planes_conv *conv = job->conv;
-    const size_t planes = (size_t)conv->programs->counter_planes, channels = (size_t)conv->plan.params.out_channels;
-    for (size_t c = 0; c < conv->plan.group_filters; c++, counted += (1 + planes) * conv->plan.lane_bytes) {
-        const size_t channel = group * conv->plan.group_filters + c;
-        for (size_t slot = 0; slot < sheet->used_slots; slot++) {
-            const planes_slot *band = sheet->band + slot;
+    const planes_plan *plan = &conv->plan;
+    const size_t channels = (size_t)plan->params.out_channels, word_slots = 8 / plan->pitch;
+    const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes,
+                 first = group * plan->group_filters;
+    const size_t channel_pixels = job->out_height * plan->out_width;
+    for (size_t begin = 0; begin < sheet->used_slots; begin += word_slots) {
+        planes_expansion word = {
+            .counted = counted + begin * plan->pitch,
+            .vector_bytes = plan->lane_bytes,
+            .pitch = plan->pitch,
+            .planes = (size_t)plan->counter_planes,
+        };
+        for (size_t i = 0; i < word_slots && begin + i < sheet->used_slots; i++) {
+            const planes_slot *band = sheet->band + begin + i;
             const size_t row = band->row + j, column = band->segment * 64;
             if (row >= job->out_height)
                 continue;
-            const planes_expansion expansion = {
-                .counted = counted + slot * conv->plan.pitch,
-                .vector_bytes = conv->plan.lane_bytes,
-                .word_bytes = conv->plan.pitch,
-                .planes = planes,
-                .count = smaller(conv->plan.out_width - column, 64),
-                .offset = conv->offsets[channel],
-                .sums = conv->sums + (row_class(job, row) * channels + channel) * conv->plan.out_width + column,
-                .flipped = conv->flipped[channel],
-                .scale = conv->epilogue->scale[channel],
-                .shift = conv->epilogue->shift[channel],
-            };
-            conv->expand(&expansion,
-                         y + ((band->image * channels + channel) * job->out_height + row) * conv->plan.out_width +
-                             column);
+            word.count[i] = smaller(plan->out_width - column, 64);
+            word.sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
+            word.y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
+        }
+        for (size_t channel = first; channel < first + plan->group_filters; channel++) {
+            word.offset = conv->offsets[channel];
+            word.flipped = conv->flipped[channel];
+            word.scale = conv->epilogue->scale[channel];
+            word.shift = conv->epilogue->shift[channel];
+            conv->expand(&word);
+            word.counted += channel_bytes;
+            for (size_t i = 0; i < word_slots; i++)
+                if (word.count[i]) {
+                    word.sums[i] += plan->out_width;
+                    word.y[i] += channel_pixels;
+                }
         }
     }
 }
