@@ -230,6 +230,7 @@ def test_layer_beyond_the_kernel_asked_for(monkeypatch):
     one = np.ones(1, np.float32)
     values = {"weight": random_bits(RNG, 1, 70000 // 8), "scale": one, "shift": one}
     model = op_model("BinaryConv", [1, 1, 1, 70000 // 8], values, attributes)
+    monkeypatch.setenv("BNNCC_KERNEL", "auto")
     session(model)
     monkeypatch.setenv("BNNCC_KERNEL", "planes")
     with pytest.raises(Exception, match="too large for the bit-plane kernel"):

@@ -115,8 +115,10 @@
     DO(0, c0)                                                                                                          \
     DO(1, c1)                                                                                                          \
     DO(2, c2)                                                                                                          \
-    DO(3, c3) DO(4, c4) DO(5, c5) DO(6, c6) DO(7, c7) DO(8, c8) DO(9, c9) DO(10, c10) DO(11, c11) DO(12, c12)          \
-        DO(13, c13) DO(14, c14) DO(15, c15)
+    DO(3, c3)                                                                                                          \
+    DO(4, c4)                                                                                                          \
+    DO(5, c5)                                                                                                          \
+    DO(6, c6) DO(7, c7) DO(8, c8) DO(9, c9) DO(10, c10) DO(11, c11) DO(12, c12) DO(13, c13) DO(14, c14) DO(15, c15)
 #define DECLARE(k, c) V c = {0};
 #define LOAD_COUNTER(k, c)                                                                                             \
     if (L > (k))                                                                                                       \
