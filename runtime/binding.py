@@ -181,7 +181,7 @@ class Conv2d:
 
     @property
     def kernel(self) -> str:
-        """The instruction set and kernel in use, such as "dot/avx512vpopcntdq"."""
+        """The kernel and instruction set in use, such as "dot/avx512vpopcntdq"."""
         return interface().string(library().bnncc_conv_kernel(self._handle)).decode()
 
     def __call__(self, x: ArrayLike) -> Floats | Packed | tuple[Floats, Packed]:
@@ -240,7 +240,7 @@ class Linear:
 
     @property
     def kernel(self) -> str:
-        """The instruction set and kernel in use, such as "dot/avx512vpopcntdq"."""
+        """The kernel and instruction set in use, such as "dot/avx512vpopcntdq"."""
         return interface().string(library().bnncc_linear_kernel(self._handle)).decode()
 
     def __call__(self, x: ArrayLike) -> Floats | Packed | tuple[Floats, Packed]:

@@ -1,24 +1,39 @@
 /* Binary convolution: prepare the windows, take dot products, hand them to the epilogue.
  *
+ * With trees over its filters, a convolution may be served by the bit-plane kernel (planes/) instead, in all runs or in
+ * those whose batch fills its lanes; conv_kernel.c says when. What follows is the dot kernel's way.
+ *
  * A run works through groups of images, each in two parallel stages:
  * 1. every image row turns from planes (a bit per pixel, channel by channel) into pixel-major words;
  * 2. for every tile of up to DOT_TILE output pixels, every group and every DOT_TILE filters of it: gather the tile's
  *    windows, take the dot products, correct them for zero padding, and store what the epilogue makes of them.
  * Tiles write to bytes of their own, so their order and threads cannot matter. */
 #include "checked.h"
+#include "conv_kernel.h"
 #include "dot/dot.h"
 #include "epilogue.h"
 #include "parallel.h"
 #include "signs.h"
-#include "tree/tree.h"
 #include "windows.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+/* The bit-plane kernel with lanes of one width. */
+typedef struct lanes {
+    planes_plan plan;
+    planes_conv *planes; /* NULL where it is not to be used */
+} lanes;
+
+enum { LANE_WIDTHS = 2 }; /* that one instruction set has, at most */
+
 struct bnncc_conv {
     bnncc_conv_params params;
-    char name[40];
+    char name[64];
+    bnncc_isa isa;
+    lanes lanes[LANE_WIDTHS];
+    size_t tree_work; /* planes that the trees add for one vector */
+    bool has_dot;     /* else every run is the bit-plane kernel's */
     const dot_kernel *kernel;
     epilogue epilogue;
     size_t group_filters; /* output channels of a group */
@@ -124,6 +139,72 @@ static bool sum_taps(bnncc_conv *conv, const uint8_t *weight) {
     return true;
 }
 
+/* Which lanes serve a run best, LANE_WIDTHS meaning the dot kernel; among those with `usable` set. */
+static size_t choose_lanes(const bnncc_conv *conv, const bool *usable, size_t batch, size_t out_height) {
+    const double pixels = (double)batch * (double)out_height * (double)conv->out_width;
+    const size_t taps = (size_t)(conv->params.kernel_shape[0] * conv->params.kernel_shape[1]);
+    const bool floats = conv->epilogue.scale != NULL;
+    size_t best = LANE_WIDTHS;
+    double least =
+        dot_cost(conv->isa, conv->words, taps, (size_t)conv->params.out_channels, (size_t)conv->params.group, pixels);
+    for (size_t i = 0; i < LANE_WIDTHS; i++) {
+        if (!usable[i])
+            continue;
+        const double cost = planes_cost(&conv->lanes[i].plan, conv->tree_work, floats, batch, out_height);
+        if (cost < least || (best == LANE_WIDTHS && !conv->has_dot)) {
+            best = i;
+            least = cost;
+        }
+    }
+    return best;
+}
+
+/* Prepares the bit-plane kernel with those lanes that are best for some batch. The height is not known yet; maps are as
+ * often as not square. */
+static bnncc_status create_planes(bnncc_conv *conv, const uint8_t *weight, const bnncc_filter_tree *tree,
+                                  bnncc_error *error) {
+    const size_t most_batch = 64, groups = (size_t)conv->params.group;
+    size_t lane_bytes[LANE_WIDTHS] = {8, 0};
+    bool usable[LANE_WIDTHS] = {false}, used[LANE_WIDTHS + 1] = {false};
+    if (conv->isa == BNNCC_ISA_AVX2)
+        lane_bytes[0] = 32;
+    else if (conv->isa != BNNCC_ISA_PORTABLE)
+        lane_bytes[0] = 64, lane_bytes[1] = 32;
+    for (size_t i = 0; i < LANE_WIDTHS && lane_bytes[i]; i++)
+        usable[i] = planes_plan_create(&conv->params, conv->out_width, conv->isa, lane_bytes[i], &conv->lanes[i].plan);
+    if (!usable[0] && !usable[1])
+        return conv->has_dot ? BNNCC_OK
+                             : fail(error, BNNCC_UNSUPPORTED,
+                                    "BNNCC_KERNEL is planes, but the layer is too large for the bit-plane kernel");
+    group_tree *trees = NULL;
+    bnncc_status status = group_trees_create(tree, weight, groups, conv->group_filters, conv->length, &trees, error);
+    if (status)
+        return status;
+    conv->tree_work = planes_work(&conv->lanes[usable[0] ? 0 : 1].plan, trees);
+    for (size_t batch = 1; batch <= most_batch; batch *= 2)
+        used[choose_lanes(conv, usable, batch, conv->out_width)] = true;
+    for (size_t i = 0; !status && i < LANE_WIDTHS; i++)
+        if (used[i])
+            status = planes_conv_create(&conv->lanes[i].plan, trees, &conv->epilogue, &conv->lanes[i].planes, error);
+    group_trees_destroy(trees, groups);
+    return status;
+}
+
+/* "dot/avx2", "planes/avx2 256", or, where runs differ, "planes/avx512bw 512+256, dot". */
+static void name_kernel(bnncc_conv *conv) {
+    const char *isa = bnncc_isa_name(conv->isa);
+    size_t bits[LANE_WIDTHS];
+    for (size_t i = 0; i < LANE_WIDTHS; i++)
+        bits[i] = conv->lanes[i].planes ? 8 * conv->lanes[i].plan.lane_bytes : 0;
+    const char *dot = conv->has_dot ? ", dot" : "";
+    if (bits[0] && bits[1])
+        snprintf(conv->name, sizeof conv->name, "planes/%s %zu+%zu%s", isa, bits[0], bits[1], dot);
+    else if (bits[0] || bits[1])
+        snprintf(conv->name, sizeof conv->name, "planes/%s %zu%s", isa, bits[0] + bits[1], dot);
+    else
+        snprintf(conv->name, sizeof conv->name, "dot/%s", isa);
+}
+
 bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
                                const bnncc_epilogue *epilogue, const bnncc_filter_tree *tree, bnncc_isa isa,
                                bnncc_conv **result, bnncc_error *error) {
@@ -140,8 +221,11 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
         return fail(error, BNNCC_INVALID_ARGUMENT, "weight has %zu bytes, not out_channels * ceil(%zu / 8)",
                     weight_size, length);
     const size_t groups = (size_t)params->group, group_filters = (size_t)params->out_channels / groups;
+    conv_kernel requested = CONV_KERNEL_AUTO;
     bnncc_status status = bnncc_isa_resolve(isa, &isa, error);
-    if (!status && tree) /* the dot kernel has no use for it */
+    if (!status)
+        status = conv_kernel_requested(&requested, error);
+    if (!status && tree)
         status = check_filter_tree(tree, groups, group_filters, error);
     if (status)
         return status;
@@ -150,21 +234,26 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
         return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution");
     *conv = (bnncc_conv){
         .params = *params,
+        .isa = isa,
+        .has_dot = !tree || requested != CONV_KERNEL_PLANES,
         .kernel = dot_kernel_for(isa),
         .group_filters = group_filters,
         .length = length,
         .words = sign_words(length),
         .out_width = (size_t)out_width,
     };
-    snprintf(conv->name, sizeof conv->name, "dot/%s", bnncc_isa_name(isa));
     status = epilogue_create(&conv->epilogue, epilogue, (size_t)params->out_channels, isa, error);
     const bool padded = params->pads[0] || params->pads[1] || params->pads[2] || params->pads[3];
-    if (!status && (!place_weights(conv, weight) || (padded && params->pad_value == 0 && !sum_taps(conv, weight))))
+    if (!status && tree && requested != CONV_KERNEL_DOT)
+        status = create_planes(conv, weight, tree, error);
+    if (!status && conv->has_dot &&
+        (!place_weights(conv, weight) || (padded && params->pad_value == 0 && !sum_taps(conv, weight))))
         status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's weights");
     if (status) {
         bnncc_conv_destroy(conv);
         return status;
     }
+    name_kernel(conv);
     *result = conv;
     return BNNCC_OK;
 }
@@ -172,6 +261,8 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
 void bnncc_conv_destroy(bnncc_conv *conv) {
     if (!conv)
         return;
+    for (size_t i = 0; i < LANE_WIDTHS; i++)
+        planes_conv_destroy(conv->lanes[i].planes);
     epilogue_destroy(&conv->epilogue);
     free(conv->weights);
     free(conv->tap_sums);
@@ -305,37 +396,22 @@ static void choose_tiles(conv_job *job) {
     job->column_tiles = divide_up(job->conv->out_width, job->tile_columns);
 }
 
-bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
-                            uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, size_t images, size_t height, size_t out_height,
+                            float *y, uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
     const size_t group_bytes = (size_t)4 << 20, scratch_bytes = (size_t)64 << 20;
-    int64_t out_height = 0, out_width = 0;
     bool overflow = false;
-    bnncc_status status = bnncc_conv_output_shape(conv, height, &out_height, &out_width, error);
-    if (!status)
-        status = check_size("batch", batch, 0, error);
-    if (!status && batch > 0)
-        status = epilogue_check_outputs(&conv->epilogue, y, bits, error);
-    if (status || batch == 0)
-        return status;
-    if (!x)
-        return fail(error, BNNCC_INVALID_ARGUMENT, "x is NULL");
-
-    conv_job job = {.conv = conv, .x = x, .y = y, .bits = bits};
-    job.height = (size_t)height;
-    job.out_height = (size_t)out_height;
+    conv_job job = {.conv = conv, .height = height, .out_height = out_height};
     choose_tiles(&job);
     job.chunks = divide_up(conv->group_filters, DOT_TILE);
     job.window_words = job.tile_rows * job.tile_columns * conv->words;
 
     const size_t channels = (size_t)conv->params.in_channels, filters = (size_t)conv->params.out_channels;
-    const size_t width = (size_t)conv->params.width, images = (size_t)batch, groups = (size_t)conv->params.group;
-    const size_t image_bytes = times(times(channels, job.height, &overflow), sign_bytes(width), &overflow);
-    const size_t out_pixels = times(times(filters, job.out_height, &overflow), conv->out_width, &overflow);
+    const size_t width = (size_t)conv->params.width, groups = (size_t)conv->params.group;
+    const size_t image_bytes = channels * height * sign_bytes(width),
+                 out_pixels = filters * out_height * conv->out_width;
     const size_t tiles = times(job.row_tiles, job.column_tiles, &overflow);
     const size_t image_items = times(times(tiles, groups, &overflow), job.chunks, &overflow);
     job.image_words = times(times(job.height, width, &overflow), sign_words(channels), &overflow);
-    times(image_bytes, images, &overflow);
-    times(times(out_pixels, sizeof(float), &overflow), images, &overflow);
     times(image_items, images, &overflow);
     times(times(job.image_words, sizeof *job.pixels, &overflow), images, &overflow);
     if (overflow)
@@ -350,6 +426,7 @@ bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t ba
     const size_t pieces = smaller(parallel_pieces(parallel, at_once * image_items, item_cost), most_pieces);
     job.pixels = allocate(at_once * job.image_words, sizeof *job.pixels);
     job.windows = allocate(pieces * job.window_words, sizeof *job.windows);
+    bnncc_status status = BNNCC_OK;
     if (!job.pixels || !job.windows)
         status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
     const size_t out_rows = filters * job.out_height, out_row_bytes = sign_bytes(conv->out_width);
@@ -365,4 +442,34 @@ bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t ba
     free(job.pixels);
     free(job.windows);
     return status;
+}
+
+bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
+                            uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+    int64_t out_height = 0, out_width = 0;
+    bool overflow = false;
+    bnncc_status status = bnncc_conv_output_shape(conv, height, &out_height, &out_width, error);
+    if (!status)
+        status = check_size("batch", batch, 0, error);
+    if (!status && batch > 0)
+        status = epilogue_check_outputs(&conv->epilogue, y, bits, error);
+    if (status || batch == 0)
+        return status;
+    if (!x)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "x is NULL");
+    const size_t images = (size_t)batch, in_rows = (size_t)height, out_rows = (size_t)out_height;
+    const size_t in_bytes = times(sign_bytes((size_t)conv->params.width), images, &overflow);
+    const size_t out_bytes = times(times(conv->out_width, sizeof(float), &overflow), images, &overflow);
+    times(times(in_bytes, (size_t)conv->params.in_channels, &overflow), in_rows, &overflow);
+    times(times(out_bytes, (size_t)conv->params.out_channels, &overflow), out_rows, &overflow);
+    if (overflow)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
+
+    bool usable[LANE_WIDTHS], any = false;
+    for (size_t i = 0; i < LANE_WIDTHS; i++)
+        any |= usable[i] = conv->lanes[i].planes != NULL;
+    const size_t best = any ? choose_lanes(conv, usable, images, out_rows) : LANE_WIDTHS;
+    if (best < LANE_WIDTHS)
+        return planes_conv_run(conv->lanes[best].planes, x, images, in_rows, out_rows, y, bits, parallel, error);
+    return run_dot(conv, x, images, in_rows, out_rows, y, bits, parallel, error);
 }

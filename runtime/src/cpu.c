@@ -1,4 +1,5 @@
 /* Instruction sets: their names, whether this machine runs them, and which one a request stands for. */
+#include "cpu.h"
 #include "bnncc.h"
 #include "checked.h"
 
@@ -42,7 +43,11 @@ int bnncc_isa_supported(bnncc_isa isa) {
     }
 }
 
+bool cpu_has_avx512vbmi(void) { return __builtin_cpu_supports("avx512vbmi") != 0; }
+
 #else
+
+bool cpu_has_avx512vbmi(void) { return false; }
 
 int bnncc_isa_supported(bnncc_isa isa) { return isa == BNNCC_ISA_PORTABLE; }
 

@@ -222,3 +222,22 @@ def test_input_of_another_shape_is_refused_when_run(op, shape):
 def test_unknown_instruction_set(monkeypatch):
     monkeypatch.setenv("BNNCC_ISA", "avx1024")
     assert "avx1024" in message("BinaryConv")
+
+
+def test_unknown_kernel(monkeypatch):
+    monkeypatch.setenv("BNNCC_KERNEL", "fastest")
+    assert 'BNNCC_KERNEL is "fastest"; it may be auto, dot or planes' in message("BinaryConv")
+
+
+def test_layer_beyond_the_kernel_asked_for(monkeypatch):
+    """What the bit-plane kernel cannot serve is an error where it is asked for, and else the dot kernel's."""
+    attributes = {**SOUND["BinaryConv"][1], "weight_shape": [1, 1, 1, 70000], "width": 70000, "pads": [0, 0, 0, 0]}
+    attributes |= {"dilations": [1, 1], "group": 1, "tree_nodes": [1], "tree_parents": [-1], "tree_flipped": [0]}
+    one = np.ones(1, np.float32)
+    values = {"weight": random_bits(RNG, 1, 70000 // 8), "scale": one, "shift": one}
+    model = op_model("BinaryConv", [1, 1, 1, 70000 // 8], values, attributes)
+    monkeypatch.setenv("BNNCC_KERNEL", "auto")
+    session(model)
+    monkeypatch.setenv("BNNCC_KERNEL", "planes")
+    with pytest.raises(Exception, match="too large for the bit-plane kernel"):
+        session(model)

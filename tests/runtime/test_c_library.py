@@ -12,8 +12,15 @@ from bnncc import runtime
 @pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])
 @pytest.mark.parametrize(
     ("program", "arguments"),
-    [("test_kernels", ["1500"]), ("test_memory", []), ("test_trees", []), ("fuzz", ["10000"]), ("test_api", None)],
-    ids=["kernels", "memory", "trees", "fuzz", "api"],
+    [
+        ("test_kernels", ["1500"]),
+        ("test_memory", []),
+        ("test_planes", ["400"]),
+        ("test_trees", []),
+        ("fuzz", ["10000"]),
+        ("test_api", None),
+    ],
+    ids=["kernels", "memory", "planes", "trees", "fuzz", "api"],
 )
 def test_c_program(program, arguments, sanitize):
     if program == "test_api":

@@ -147,6 +147,59 @@ def test_pooling_does_not_visit_the_padding():
         assert time.perf_counter() - started < 2  # every tap of every channel would be 2^30 steps, or 2^48
 
 
+def random_tree(rng: np.random.Generator, filters: int, group: int) -> dict[str, list[int]]:
+    """Return the attributes of random trees over a layer's filters, some virtual, some complemented."""
+    nodes, parents = [], []
+    for _ in range(group):
+        count = filters // group + int(rng.integers(0, 6))
+        order = rng.permutation(count)
+        above = [order[rng.integers(place)] if place and rng.random() < 0.7 else -1 for place in range(count)]
+        own = np.empty(count, np.int64)
+        own[order] = above
+        nodes.append(count)
+        parents.extend(own.tolist())
+    flipped = np.packbits(rng.integers(0, 2, filters, dtype=np.uint8), bitorder="little")
+    return {"tree_nodes": nodes, "tree_parents": parents, "tree_flipped": flipped.tolist()}
+
+
+def random_tree_conv(rng: np.random.Generator, op: str):
+    """A model of one convolution with trees, small or as wide as the kernels' lanes, and an input for it."""
+    group = int(rng.choice([1, 1, 2, 3]))
+    channels, filters = group * int(rng.integers(1, 40)), group * int(rng.integers(1, 30))
+    kernel, dilations = rng.integers(1, 4, 2).tolist(), rng.integers(1, 3, 2).tolist()
+    height = int(rng.integers(5, 16))
+    width = int(rng.choice([5, 7, 8, 14, 16, 28, 33, 56, 64, 70, 130]))
+    attributes = {
+        "weight_shape": [filters, channels // group, *kernel],
+        "width": width,
+        "strides": rng.choice([1, 1, 2, 3], 2).tolist(),
+        "pads": rng.integers(0, 3, 4).tolist(),
+        "dilations": dilations,
+        "group": group,
+        "pad_value": int(rng.integers(-1, 2)),
+        **random_tree(rng, filters, group),
+    }
+    length = channels // group * kernel[0] * kernel[1]
+    constants = {"weight": random_bits(rng, filters, -(-length // 8)), **epilogue(rng, op, filters, length**0.5)}
+    shape = [int(rng.choice([1, 1, 2, 9])), channels, height, -(-width // 8)]
+    return op_model(op, ["N", channels, "H", shape[3]], constants, attributes), random_bits(rng, *shape)
+
+
+@pytest.mark.parametrize("kernel", ["planes", "auto"])
+@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+def test_convolution_with_trees_equals_body(op, kernel, isa, monkeypatch):
+    """Whichever kernel serves a layer that has trees, with one thread or three, bits and floats are the body's."""
+    monkeypatch.setenv("BNNCC_KERNEL", kernel)
+    rng = np.random.default_rng(sum(op.encode()))
+    for _ in range(15):
+        model, x = random_tree_conv(rng, op)
+        one, body = run_both(model, x)
+        many = session(model, threads=3).run(None, {"x": x})
+        for a, b, expected in zip(one, many, body, strict=True):
+            assert np.array_equal(a, expected), model.graph.node[0]
+            assert np.array_equal(b, expected), model.graph.node[0]
+
+
 @pytest.mark.parametrize("op", sorted(OUTPUTS))
 def test_threads_do_not_change_a_bit(op):
     rng = np.random.default_rng(5)

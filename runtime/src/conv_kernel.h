@@ -1,0 +1,22 @@
+/* Which kernel serves a convolution: what the user asks for, and what each would cost. */
+#ifndef BNNCC_CONV_KERNEL_H
+#define BNNCC_CONV_KERNEL_H
+
+#include "planes/planes.h"
+
+typedef enum conv_kernel {
+    CONV_KERNEL_AUTO, /* the cheaper one */
+    CONV_KERNEL_DOT,
+    CONV_KERNEL_PLANES, /* wherever there are trees */
+} conv_kernel;
+
+/* What the environment variable BNNCC_KERNEL says: "auto" (as if it were not set), "dot" or "planes". */
+bnncc_status conv_kernel_requested(conv_kernel *kernel, bnncc_error *error);
+
+/* Rough times of one thread, in nanoseconds, that are good for being compared with each other.
+ * words: 64-bit words of a filter; taps: of its kernel; filters: of all groups. work: see planes_work.
+ * floats: whether there is float output, which the bit-plane kernel has to make of its counters. */
+double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t groups, double pixels);
+double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height);
+
+#endif /* BNNCC_CONV_KERNEL_H */

@@ -1,0 +1,10 @@
+/* What a CPU has beside the instruction sets of the public header. */
+#ifndef BNNCC_CPU_H
+#define BNNCC_CPU_H
+
+#include <stdbool.h>
+
+/* Permutations of bytes across a 512-bit vector, which some CPUs with AVX-512BW lack. */
+bool cpu_has_avx512vbmi(void);
+
+#endif /* BNNCC_CPU_H */

@@ -1,0 +1,111 @@
+/* A run of the bit-plane kernel: its sizes, and what its stages know of a sheet. */
+#ifndef BNNCC_PLANES_RUN_H
+#define BNNCC_PLANES_RUN_H
+
+#include "program.h"
+#include "signs.h"
+
+/* Rows of a band in a run, none higher than planned. */
+size_t planes_band_rows(const planes_plan *plan, size_t out_height);
+
+/* Channels that are prepared at a time, and columns of kernels that PLACE_GATHERED and PLACE_PERMUTED can prepare. */
+enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8 };
+
+/* Where a slot's band is. */
+typedef struct planes_slot {
+    size_t image, segment;
+    size_t row; /* the band's first output row */
+} planes_slot;
+
+/* Bytes from one place to another: a row into a slot, or a slot into a row. */
+typedef struct planes_move {
+    size_t from, to;
+} planes_move;
+
+/* What goes from one image's map into one vector of input rows. */
+typedef struct planes_permutation {
+    _Alignas(64) uint8_t index[64];
+    uint64_t mask;
+} planes_permutation;
+
+/* How a sheet's planes are prepared. */
+typedef enum planes_placing {
+    PLACE_WIDE,     /* any map: a row and slot at a time */
+    PLACE_NARROW,   /* narrow maps: rows are copied, then moved */
+    PLACE_GATHERED, /* the same for slots of 64 pixels, by gathering loads (AVX-512) */
+    PLACE_PERMUTED, /* small maps: by permutations of bytes (AVX-512VBMI) */
+} planes_placing;
+
+/* Sizes of one run. */
+typedef struct planes_job {
+    const planes_conv *conv;
+    const uint8_t *x, *x_end;
+    float *y;
+    uint8_t *bits;
+    size_t height, out_height;
+    size_t rows, input_rows;     /* of a band; more input rows than a low band needs are not used */
+    size_t bands, slots;         /* of an image and a segment; of a vector */
+    size_t total_slots;          /* images * segments * bands */
+    size_t plane_bytes;          /* of one group of one sheet */
+    size_t images;               /* that a sheet may have parts of */
+    uint64_t keep[MOST_COLUMNS]; /* where pixels arrive that are moved to a column and stay in their slot */
+    size_t first_sheet;          /* of those at hand */
+    struct planes_sheet *sheets;
+    size_t chunks; /* times PLACE_CHUNK input channels of a group */
+    size_t piece_bytes;
+    uint8_t *pieces; /* [piece][piece_bytes]: the counters of each */
+    size_t counter_bytes, mask_bytes;
+} planes_job;
+
+/* The sheet at hand: everything that is the same for all its channels. */
+typedef struct planes_sheet {
+    const planes_job *job;
+    uint8_t *planes; /* [group][1 + channels * columns][input_rows] vectors */
+    uint8_t *signs;  /* [channel][rows] vectors */
+    planes_placing placing;
+    planes_slot band[64];
+    size_t used_slots;
+    planes_move *rows_in; /* where a row of the map is for a slot */
+    size_t rows_in_count, farthest_row;
+    planes_move *rows_out; /* whole slots first, then rows beyond which nothing may be written */
+    size_t rows_out_count, whole_rows_out;
+    size_t *padding_slots; /* where there is none, from the start of the planes */
+    size_t padding_count;
+    planes_permutation *permutations; /* [image of the sheet][input_rows] */
+    size_t permuted_images;
+    uint8_t *inside; /* [input_rows] vectors of 64 bytes: where there are pixels of the map */
+} planes_sheet;
+
+/* Chooses how a described sheet's planes are prepared. */
+void planes_choose_placing(planes_sheet *sheet);
+/* keep of a job. */
+void planes_find_keep(planes_job *job);
+/* Prepares the planes of input channels [begin, end), one after the other at `planes`. */
+void planes_place(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *planes);
+
+static inline void store_slot(uint8_t *to, uint64_t word, size_t pitch) {
+    word = little_endian(word);
+    if (pitch == 8)
+        memcpy(to, &word, 8);
+    else if (pitch == 4)
+        memcpy(to, &word, 4);
+    else if (pitch == 2)
+        memcpy(to, &word, 2);
+    else
+        memcpy(to, &word, 1);
+}
+
+static inline uint64_t load_slot(const uint8_t *from, size_t pitch) {
+    uint64_t word = 0;
+    if (pitch == 8)
+        memcpy(&word, from, 8);
+    else if (pitch == 4)
+        memcpy(&word, from, 4);
+    else if (pitch == 2)
+        memcpy(&word, from, 2);
+    else
+        memcpy(&word, from, 1);
+    return little_endian(word);
+}
+
+#endif /* BNNCC_PLANES_RUN_H */
