@@ -166,12 +166,16 @@ def test_bad_files_are_status_2_in_one_line(bnncc, cnn, compiled, images, tmp_pa
         assert not out.exists()
 
 
-@pytest.mark.parametrize(("attribute", "value"), [("pads", -1), ("tree_parents", 0)])
-def test_compiled_file_edited_by_hand(bnncc, cnn, compiled, images, tmp_path, attribute, value):
-    """Negative padding; a filter that is its own parent."""
+@pytest.mark.parametrize("attribute", ["pads", "tree"])
+def test_compiled_file_edited_by_hand(bnncc, cnn, compiled, images, tmp_path, attribute):
+    """Negative padding; a tree that breaks off."""
     model = onnx.load(compiled)
     node = next(node for node in model.graph.node if node.op_type.startswith("BinaryConv"))
-    next(item for item in node.attribute if item.name == attribute).ints[0] = value
+    item = next(item for item in node.attribute if item.name == attribute)
+    if attribute == "pads":
+        item.ints[0] = -1
+    else:
+        item.s = item.s[:-2]
     onnx.save(model, tmp_path / "edited.onnx")
     for arguments in [
         ("run", tmp_path / "edited.onnx", "--data", images),

@@ -185,21 +185,27 @@ bnncc_status node_ints(const op_node *node, const char *name, int64_t low, int64
     return status;
 }
 
-bnncc_status node_optional_ints(const op_node *node, const char *name, int64_t low, int64_t **values, size_t *count,
+bnncc_status node_optional_text(const op_node *node, const char *name, char **text, size_t *length,
                                 bnncc_error *error) {
-    *values = NULL;
-    *count = 0;
-    if (!succeeded(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, NULL, count)))
+    size_t size = 0; /* with the zero at the end */
+    *text = NULL;
+    *length = 0;
+    if (!succeeded(node->api, node->api->kernel_info_get_attribute_string(node->info, name, NULL, &size)) || size == 0)
         return BNNCC_OK;
-    int64_t *found = allocate(*count, sizeof *found);
+    char what[64];
+    snprintf(what, sizeof what, "attribute '%s'", name);
+    char *found = allocate(size, 1);
     if (!found)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for attribute '%s'", name);
-    const bnncc_status status = node_ints(node, name, low, found, *count, error);
-    if (status == BNNCC_OK)
-        *values = found;
-    else
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for %s", what);
+    const bnncc_status status =
+        check(node->api, node->api->kernel_info_get_attribute_string(node->info, name, found, &size), what, error);
+    if (status != BNNCC_OK) {
         free(found);
-    return status;
+        return status;
+    }
+    *text = found;
+    *length = size - 1;
+    return BNNCC_OK;
 }
 
 bnncc_status node_constant(const op_node *node, size_t index, const char *what, const int64_t *pattern,
