@@ -2,6 +2,7 @@
 
 from bnncc.runtime.binding import (
     Conv2d,
+    ConvTree,
     Linear,
     binarize,
     conv2d,
@@ -17,6 +18,7 @@ from bnncc.runtime.library import library_path, register
 
 __all__ = [
     "Conv2d",
+    "ConvTree",
     "Linear",
     "binarize",
     "conv2d",

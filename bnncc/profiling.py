@@ -1,0 +1,102 @@
+"""Where the time of a call goes, op by op, as onnxruntime's profiler tells it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from bnncc.data import Feeds
+from bnncc.report import KindTime, OpTime, ProfileReport
+
+KINDS = ("binary", "conversion", "float")
+
+# Ops of bnncc have these names; all others are float.
+_BINARY = ("Binary", "MaxPoolSigns")
+# Between floats and packed signs, and onnxruntime's between its layouts of floats.
+_CONVERSIONS = ("Binarize", "UnpackSigns", "ReorderInput", "ReorderOutput")
+# The nodes that these run are in the profile themselves.
+_CONTROL_FLOW = ("If", "Loop", "Scan")
+
+_SUFFIX = "_kernel_time"
+_WARM_UP_CALLS = 3
+_FEWEST_CALLS, _MOST_CALLS = 10, 300
+_MOST_EVENTS = 200_000  # onnxruntime drops what comes after a million
+
+
+def profiling_options(options: onnxruntime.SessionOptions, folder: Path) -> onnxruntime.SessionOptions:
+    """Have a session write a profile to a folder, and return its options."""
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    return options
+
+
+def profile_calls(
+    sessions: Sequence[onnxruntime.InferenceSession],
+    feeds: Feeds,
+    nodes: int,
+    kernels: Mapping[str, str],
+    calls: int | None = None,
+) -> list[ProfileReport]:
+    """Call sessions made with `profiling_options` in turns, `calls` times each, and report on each.
+
+    `nodes`: about how many the largest has, which limits the calls where `calls` is None. `kernels`: by name of a node,
+    the kernel of the library that serves it. Ends the sessions' profiling and deletes the profiles.
+    """
+    if calls is None:
+        calls = max(_FEWEST_CALLS, min(_MOST_CALLS, _MOST_EVENTS // max(nodes, 1)))
+    for _ in range(_WARM_UP_CALLS + calls):
+        for session in sessions:
+            session.run(None, feeds)
+    reports = []
+    for session in sessions:
+        file = Path(session.end_profiling())
+        events = json.loads(file.read_text(encoding="utf-8"))
+        file.unlink()
+        reports.append(_report(events, kernels))
+    return reports
+
+
+def _report(events: list[dict[str, Any]], kernels: Mapping[str, str]) -> ProfileReport:
+    """Sum up the events of a profile, in which the nodes of a call come before the call itself."""
+    calls: list[int] = []
+    ops: dict[tuple[str, str, str], dict[int, int]] = {}  # microseconds by call
+    for event in events:
+        name = event["name"]
+        if event["cat"] == "Session" and name == "model_run":
+            calls.append(event["dur"])
+        elif event["cat"] == "Node" and name.endswith(_SUFFIX) and event["args"]["op_name"] not in _CONTROL_FLOW:
+            key = (name.removesuffix(_SUFFIX), event["args"]["op_name"], event["args"]["node_index"])
+            times = ops.setdefault(key, {})
+            times[len(calls)] = times.get(len(calls), 0) + event["dur"]
+    counted = range(_WARM_UP_CALLS, len(calls))
+    medians = {key: _median([times.get(call, 0) for call in counted]) for key, times in ops.items()}
+    total = sum(medians.values())
+    rows = [
+        OpTime(name, op, kernels.get(name), kind_of(op), medians[name, op, index], medians[name, op, index] / total)
+        for name, op, index in ops
+    ]
+    kinds = {}
+    for kind in KINDS:
+        times = [row.median_us for row in rows if row.kind == kind]
+        kinds[kind] = KindTime(len(times), sum(times), sum(times) / total)
+    return ProfileReport(rows, kinds, total, _median([calls[call] for call in counted]), len(counted))
+
+
+def _median(microseconds: list[int]) -> float:
+    """Return the median of times of which the profiler has cut off the fractions.
+
+    So many calls have the same figure that its place among them tells the fraction.
+    """
+    return statistics.median_grouped([time + 0.5 for time in microseconds], interval=1)
+
+
+def kind_of(op: str) -> str:
+    """Return to which of `KINDS` the time of an op counts."""
+    if op in _CONVERSIONS:
+        return "conversion"
+    return "binary" if op.startswith(_BINARY) else "float"
