@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from bnncc.reference import as_reference, runnable_file
 from bnncc.report import BenchReport
 from bnncc.runtime import selected_isa
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
-from bnncc.timing import cpu_count, cpu_name, interleave
+from bnncc.timing import cpu_count, cpu_name, interleave, turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +84,9 @@ def bench(
             kernels = {
                 layer.node.name: layer.library.kernel for item in subjects for layer in compiled_layers(item.proto)
             }
-            sessions = [item.session(threads, folder) for item in subjects]
             nodes = max(sum(1 for _ in walk_nodes(item.proto.graph)) for item in subjects)
-            report.profile, *others = profile_calls(sessions, feeds, nodes, kernels, repeats)
+            makers = [functools.partial(item.session, threads) for item in subjects]
+            report.profile, *others = profile_calls(makers, feeds, nodes, kernels, folder, repeats)
             report.against_profile = others[0] if others else None
         if layers:
             report.layers = time_layers(first.proto, first.name, feeds, threads, repeats, min_time, progress)
@@ -133,7 +134,7 @@ def _time(
             calls[-1]()
         except runtime_errors() as error:
             raise BadInput(f"{subject.name}: onnxruntime cannot run it: {one_line(error)}") from error
-    times = interleave(calls, repeats, min_time, progress=progress)
+    times = interleave([turn(call) for call in calls], repeats, min_time, progress)
     medians = [float(np.median(series)) for series in times]
     ratio = pairwise = None
     if len(times) == 2:

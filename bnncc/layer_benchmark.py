@@ -12,9 +12,9 @@ from bnncc.data import Feeds
 from bnncc.graphs import exposed
 from bnncc.report import LayerTime
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
-from bnncc.timing import Call, Progress, interleave
+from bnncc.timing import Progress, Turn, interleave, turn
 
-_BURST = 5
+_CALLS = 5  # of a turn
 
 
 def time_layers(
@@ -53,14 +53,15 @@ def _time(
     min_time: float,
 ) -> LayerTime:
     run, result = layer.library.bind(bits)
-    call: Call = run
+    ours: Turn = turn(run, _CALLS)
     if threads != 1:
         session = _session(alone(model, layer, bits.shape), threads)
-        call = lambda: session.run(None, {layer.source: bits})  # noqa: E731
+        ours = turn(lambda: session.run(None, {layer.source: bits}), _CALLS)
     fp32_model, x = layer.fp32_model(runtime.unpack_signs(bits, layer.width))
     fp32_session = _session(fp32_model, threads)
     (y,) = fp32_session.run(None, {"x": x})
-    times = interleave([call, lambda: fp32_session.run(None, {"x": x})], repeats, min_time, burst=_BURST)
+    theirs = turn(lambda: fp32_session.run(None, {"x": x}), _CALLS)
+    times = interleave([ours, theirs], repeats, min_time)
     median, fp32_median = (float(np.median(series)) for series in times)
     products = layer.products(y.size)
     gives = {0: "float", 1: "bits"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +36,40 @@ def profiling_options(options: onnxruntime.SessionOptions, folder: Path) -> onnx
 
 
 def profile_calls(
-    sessions: Sequence[onnxruntime.InferenceSession],
+    make_sessions: Sequence[Callable[[Path], onnxruntime.InferenceSession]],
     feeds: Feeds,
     nodes: int,
     kernels: Mapping[str, str],
+    folder: Path,
     calls: int | None = None,
 ) -> list[ProfileReport]:
-    """Call sessions made with `profiling_options` in turns, `calls` times each, and report on each.
+    """Call sessions in turns, `calls` times each, and report on each.
 
-    `nodes`: about how many the largest has, which limits the calls where `calls` is None. `kernels`: by name of a node,
-    the kernel of the library that serves it. Ends the sessions' profiling and deletes the profiles.
+    `make_sessions`: each makes a session with `profiling_options` for the folder that it is given. `nodes`: about how
+    many the largest model has, which limits the calls where `calls` is None. `kernels`: by name of a node, the kernel
+    of the library that serves it. The profiles are deleted.
     """
     if calls is None:
         calls = max(_FEWEST_CALLS, min(_MOST_CALLS, _MOST_EVENTS // max(nodes, 1)))
+    # A profiler keeps its events in memory that ops would take anew, so that their time has page faults in it. Where
+    # another has freed its own before, there is room for both.
+    _profiles(make_sessions, feeds, calls, folder)
+    return [_report(events, kernels) for events in _profiles(make_sessions, feeds, calls, folder)]
+
+
+def _profiles(
+    make_sessions: Sequence[Callable[[Path], onnxruntime.InferenceSession]], feeds: Feeds, calls: int, folder: Path
+) -> list[list[dict[str, Any]]]:
+    """Return the events of each session's profile."""
+    sessions = [make(folder) for make in make_sessions]
     for _ in range(_WARM_UP_CALLS + calls):
         for session in sessions:
             session.run(None, feeds)
-    reports = []
-    for session in sessions:
-        file = Path(session.end_profiling())
-        events = json.loads(file.read_text(encoding="utf-8"))
+    files = [Path(session.end_profiling()) for session in sessions]
+    profiles = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for file in files:
         file.unlink()
-        reports.append(_report(events, kernels))
-    return reports
+    return profiles
 
 
 def _report(events: list[dict[str, Any]], kernels: Mapping[str, str]) -> ProfileReport:

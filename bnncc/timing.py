@@ -8,51 +8,60 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_WARM_UP_CALLS = 3
-_FEWEST_CALLS = 10
-_MOST_CALLS = 10_000
+_WARM_UP_ROUNDS = 3
+_FEWEST_ROUNDS, _MOST_ROUNDS = 10, 10_000
 
-Call = Callable[[], object]
 Progress = Callable[[str], None]
+
+Turn = Callable[[], list[float]]
+"""Makes some calls of something and returns the seconds of each."""
+
+
+def turn(call: Callable[[], object], calls: int = 1) -> Turn:
+    """Return turns of `calls` calls in a row. Where they are several, one more goes before them and is not counted.
+
+    It has the caches as others left them: so small functions are timed, whole models are not.
+    """
+
+    def take() -> list[float]:
+        if calls > 1:
+            call()
+        times = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return times
+
+    return take
 
 
 def interleave(
-    calls: Sequence[Call],
-    repeats: int | None = None,
-    min_time: float = 2.0,
-    burst: int = 1,
-    progress: Progress | None = None,
+    turns: Sequence[Turn], rounds: int | None = None, min_time: float = 2.0, progress: Progress | None = None
 ) -> list[list[float]]:
-    """Return the seconds of each call, in rounds that make every call once, after a warm-up.
+    """Return the seconds of all calls of each, in rounds that give everyone a turn, after a warm-up.
 
-    There are `repeats` rounds, or (None) as many as take `min_time` seconds in all, ten at least. With a `burst` of n
-    each call of a round is made n times in a row after one that is not counted, which has the caches as others left
-    them: so small functions are timed, whole models are not.
+    There are so many `rounds`, or (None) as many as take `min_time` seconds in all, ten at least.
     """
-    for _ in range(_WARM_UP_CALLS):
-        for call in calls:
-            call()
-    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(_WARM_UP_ROUNDS):
+        for take in turns:
+            take()
+    times: list[list[float]] = [[] for _ in turns]
     begun = shown = time.perf_counter()
-    rounds = 0
+    done = 0
     while True:
         now = time.perf_counter()
-        if repeats is not None:
-            if rounds >= repeats:
+        if rounds is not None:
+            if done >= rounds:
                 return times
-        elif rounds >= _MOST_CALLS or (rounds >= _FEWEST_CALLS and now - begun >= min_time):
+        elif done >= _MOST_ROUNDS or (done >= _FEWEST_ROUNDS and now - begun >= min_time):
             return times
         if progress is not None and now - shown > 0.2:
-            progress(f"{rounds} rounds, {now - begun:.1f} s")
+            progress(f"timing: {done} rounds, {now - begun:.1f} s")
             shown = now
-        for call, series in zip(calls, times, strict=True):
-            if burst > 1:
-                call()
-            for _ in range(burst):
-                start = time.perf_counter()
-                call()
-                series.append(time.perf_counter() - start)
-        rounds += 1
+        for take, series in zip(turns, times, strict=True):
+            series += take()
+        done += 1
 
 
 def cpu_name() -> str:
