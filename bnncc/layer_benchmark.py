@@ -64,7 +64,6 @@ def _time(
     times = interleave([ours, theirs], repeats, min_time)
     median, fp32_median = (float(np.median(series)) for series in times)
     products = layer.products(y.size)
-    gives = {0: "float", 1: "bits"}
     results = result if isinstance(result, tuple) else (result,)
     return LayerTime(
         name=layer.node.name,
@@ -72,7 +71,7 @@ def _time(
         kernel=layer.library.kernel,
         input=list(x.shape),
         weight=list(layer.weights.shape),
-        gives=" + ".join(gives[item.dtype == np.uint8] for item in results),
+        gives=" + ".join("bits" if item.dtype == np.uint8 else "float" for item in results),
         median_us=median * 1e6,
         gmac_per_s=products / median / 1e9,
         fp32_median_us=fp32_median * 1e6,
