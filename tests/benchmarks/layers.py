@@ -274,8 +274,9 @@ def print_rows(rows: Sequence[Row]) -> None:
         for row in part:
             if row.planes_per_ns is not None:
                 share = row.planes_per_ns / row.limit_planes_per_ns
+                what = f"{row.filters}, {row.activations}"
                 print(
-                    f"{row.layer:>10}  {row.filters}, {row.activations}: {row.planes_per_ns:.2f} planes/ns, {share:.0%} "
+                    f"{row.layer:>10}  {what}: {row.planes_per_ns:.2f} planes/ns, {share:.0%} "
                     f"of {row.limit_planes_per_ns:.2f}, what the same logic instructions count on registers"
                 )
 
