@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from bnncc.compiled_layers import compiled_layers
+from bnncc.compiled_layers import compiled_layers, is_binary_layer
 from bnncc.config import Config
 from bnncc.data import Feeds, RandomSamples, common_signature, load_samples, model_inputs
 from bnncc.errors import BadInput
@@ -76,7 +76,7 @@ def bench(
     with staging_folder(None) as folder:
         subjects = [_Subject(runnable_file(item, folder), str(item.path), _runnable(item)) for item in loaded]
         first = subjects[0]
-        if layers and not compiled_layers(first.proto):
+        if layers and not any(map(is_binary_layer, first.proto.graph.node)):
             raise BadInput(f"{first.name}: has no binary layers to time: give a compiled model")
         feeds, size = _inputs(subjects, batch, data, config)
         report = _time(subjects, feeds, size, threads, data, repeats, min_time, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -12,8 +13,11 @@ from onnx import helper, numpy_helper
 
 from bnncc import runtime
 from bnncc.model_io import BNNCC_DOMAIN
+from bnncc.passes.order_filters import ATTRIBUTE, read_tree_text
 
-_EPILOGUE = ("scale", "shift", "threshold")
+_LAYERS = ("BinaryConv", "BinaryLinear")
+# The operands of an op that the library's epilogue takes, and their types.
+_EPILOGUE = {"scale": np.float32, "shift": np.float32, "threshold": np.int32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,20 +25,25 @@ class CompiledLayer:
     """A convolution or linear layer on packed signs, with the epilogue that its op has."""
 
     node: onnx.NodeProto
-    source: str
-    """The tensor that it reads: packed signs."""
+    inputs: tuple[str, ...]
+    """The tensors that it reads: packed signs, and after them what its op may take beside constants."""
     width: int
-    """Signs in the last axis of the source."""
+    """Signs in the last axis of the first input."""
     weights: NDArray[np.float32]
     """+-1: [M, C/group, kh, kw], or [M, K] of a linear layer."""
     convolution: dict[str, object]
     """Attributes of an ONNX Conv (strides, pads, dilations, group), and pad_value; empty for a linear layer."""
     library: runtime.Conv2d | runtime.Linear
 
+    @property
+    def source(self) -> str:
+        """The tensor of packed signs."""
+        return self.inputs[0]
+
     def fp32_model(self, signs: NDArray[np.float32]) -> tuple[onnx.ModelProto, NDArray[np.float32]]:
         """Return a model of the float32 Conv or MatMul that the layer's dot product is, and its input "x".
 
-        `signs`: +-1 of the source's shape. Padding with signs is done here, outside the model.
+        `signs`: +-1 as packed in the first input. Padding with signs is done here, outside the model.
         """
         if not self.convolution:
             x, node = signs.reshape(len(signs), -1), helper.make_node("MatMul", ["x", "w"], ["y"])
@@ -60,57 +69,61 @@ class CompiledLayer:
         return outputs * math.prod(self.weights.shape[1:])
 
 
+def is_binary_layer(node: onnx.NodeProto) -> bool:
+    """Return whether a node is a binary convolution or linear layer, with whatever epilogue."""
+    return node.domain == BNNCC_DOMAIN and node.op_type.startswith(_LAYERS)
+
+
 def compiled_layers(model: onnx.ModelProto) -> list[CompiledLayer]:
-    """Return the binary layers of a compiled model that onnxruntime can load, in the order of its nodes."""
+    """Return the binary layers of a compiled model that onnxruntime has loaded, in the order of its nodes."""
     formal = {function.name: list(function.input) for function in model.functions if function.domain == BNNCC_DOMAIN}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = []
-    for node in model.graph.node:
-        if node.domain == BNNCC_DOMAIN and node.op_type.startswith(("BinaryConv", "BinaryLinear")):
-            names = dict(zip(formal[node.op_type], node.input, strict=False))
-            layers.append(_layer(node, names, constants))
-    return layers
+    return [_layer(node, formal[node.op_type], constants) for node in model.graph.node if is_binary_layer(node)]
 
 
-def _layer(node: onnx.NodeProto, names: dict[str, str], constants: dict[str, onnx.TensorProto]) -> CompiledLayer:
+def _layer(node: onnx.NodeProto, formal: list[str], constants: dict[str, onnx.TensorProto]) -> CompiledLayer:
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    shape, width = attributes["weight_shape"], attributes["width"]
-    packed = numpy_helper.to_array(constants[names["weight"]])
-    epilogue = {name: numpy_helper.to_array(constants[names[name]]) for name in _EPILOGUE if name in names}
-    weights = runtime.unpack_signs(packed, math.prod(shape[1:])).reshape(shape)
+    given = dict(zip(formal, node.input, strict=False))
+    values = {name: numpy_helper.to_array(constants[tensor]) for name, tensor in given.items() if tensor in constants}
+    shape, width, packed = attributes["weight_shape"], attributes["width"], values["weight"]
+    epilogue = {
+        name: values[name] for name, dtype in _EPILOGUE.items() if name in values and values[name].dtype == dtype
+    }
+    parts = {
+        "node": node,
+        "inputs": tuple(name for name in node.input if name and name not in constants),
+        "width": width,
+        "weights": runtime.unpack_signs(packed, math.prod(shape[1:])).reshape(shape),
+    }
     if node.op_type.startswith("BinaryLinear"):
         library = runtime.Linear(packed, weight_shape=shape, width=width, **epilogue)
-        return CompiledLayer(node, names["packed"], width, weights, {}, library)
-    convolution = {name: attributes[name] for name in ("strides", "pads", "dilations", "group")}
-    convolution["pad_value"] = attributes["pad_value"]
-    library = runtime.Conv2d(
-        packed, weight_shape=shape, width=width, tree=_tree(attributes, shape[0]), **convolution, **epilogue
-    )
-    return CompiledLayer(node, names["packed"], width, weights, convolution, library)
+        return CompiledLayer(**parts, convolution={}, library=library)
+    convolution = {name: attributes[name] for name in ("strides", "pads", "dilations", "group", "pad_value")}
+    library = runtime.Conv2d(packed, weight_shape=shape, width=width, tree=_tree(attributes), **convolution, **epilogue)
+    return CompiledLayer(**parts, convolution=convolution, library=library)
 
 
-def _tree(attributes: dict[str, object], channels: int) -> runtime.ConvTree | None:
-    if "tree_nodes" not in attributes:
+def _tree(attributes: dict[str, object]) -> runtime.ConvTree | None:
+    if ATTRIBUTE not in attributes:
         return None
-    flipped = np.array(attributes["tree_flipped"], np.uint8)
-    return runtime.ConvTree(
-        attributes["tree_nodes"],
-        attributes["tree_parents"],
-        np.unpackbits(flipped, count=channels, bitorder="little"),
-    )
+    groups, channels = attributes["group"], attributes["weight_shape"][0]
+    trees = read_tree_text(attributes[ATTRIBUTE].decode("ascii"), groups, channels // groups)
+    parents, flipped = zip(*trees, strict=True)
+    return runtime.ConvTree([len(tree) for tree in parents], np.concatenate(parents), np.concatenate(flipped))
 
 
-def alone(model: onnx.ModelProto, layer: CompiledLayer, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """Return a model of nothing but the layer, its input packed signs of this shape."""
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in layer.node.input]
+def alone(model: onnx.ModelProto, layer: CompiledLayer, inputs: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return a model of nothing but the layer, which takes arrays of the types and shapes of `inputs`."""
     graph = helper.make_graph(
         [layer.node],
         "layer",
-        [helper.make_tensor_value_info(layer.source, onnx.TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in inputs.items()
+        ],
         [onnx.ValueInfoProto(name=name) for name in layer.node.output],
-        constants,
+        [tensor for tensor in model.graph.initializer if tensor.name in layer.node.input],
     )
-    result = helper.make_model(
+    return helper.make_model(
         graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
     )
-    return result

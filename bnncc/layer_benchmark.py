@@ -33,30 +33,32 @@ def time_layers(
     `name` is the model's in errors.
     """
     layers = compiled_layers(model)
-    sources = list(dict.fromkeys(layer.source for layer in layers))
-    values = _session(exposed(model, sources, name), threads).run(sources, feeds)
-    activations = dict(zip(sources, values, strict=True))
+    inner = list(dict.fromkeys(tensor for layer in layers for tensor in layer.inputs if tensor not in feeds))
+    values = _session(exposed(model, inner, name), threads).run(inner, feeds)
+    recorded = {**feeds, **dict(zip(inner, values, strict=True))}
     reports = []
     for number, layer in enumerate(layers, 1):
         if progress is not None:
             progress(f"layer {number} of {len(layers)}: {layer.node.name}")
-        reports.append(_time(model, layer, activations[layer.source], threads, repeats, min_time / len(layers)))
+        inputs = {tensor: recorded[tensor] for tensor in layer.inputs}
+        reports.append(_time(model, layer, inputs, threads, repeats, min_time / len(layers)))
     return reports
 
 
 def _time(
     model: onnx.ModelProto,
     layer: CompiledLayer,
-    bits: np.ndarray,
+    inputs: Feeds,
     threads: int,
     repeats: int | None,
     min_time: float,
 ) -> LayerTime:
+    bits = inputs[layer.source]
     run, result = layer.library.bind(bits)
     ours: Turn = turn(run, _CALLS)
     if threads != 1:
-        session = _session(alone(model, layer, bits.shape), threads)
-        ours = turn(lambda: session.run(None, {layer.source: bits}), _CALLS)
+        session = _session(alone(model, layer, inputs), threads)
+        ours = turn(lambda: session.run(None, inputs), _CALLS)
     fp32_model, x = layer.fp32_model(runtime.unpack_signs(bits, layer.width))
     fp32_session = _session(fp32_model, threads)
     (y,) = fp32_session.run(None, {"x": x})

@@ -91,6 +91,28 @@ def tree_text(trees: list[tuple[np.ndarray, np.ndarray]]) -> str:
     return "".join(_ALPHABET[sextet] for sextet in sextets[:, 0])
 
 
+def read_tree_text(text: str, groups: int, filters: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What `tree_text` was given, (parents int32, flipped bool) of each group, from an attribute that the library takes.
+
+    `filters`: of a group.
+    """
+    sextets = np.array([_ALPHABET.index(character) for character in text])
+    stream, at, trees = _low_bits(sextets, 6), 0, []
+    for _ in range(groups):
+        nodes = filters + int(_numbers(stream[at : at + 16], 16)[0])
+        flipped = stream[at + 16 : at + 16 + filters]
+        at += 16 + filters
+        width = nodes.bit_length()
+        trees.append((_numbers(stream[at : at + nodes * width], width) - 1, flipped))
+        at += nodes * width
+    return trees
+
+
+def _numbers(bits: np.ndarray, width: int) -> np.ndarray:
+    """int32 numbers of `width` bits each, lowest first."""
+    return (bits.reshape(-1, width) << np.arange(width)).sum(axis=1, dtype=np.int32)
+
+
 def _low_bits(values: np.ndarray | int, count: int) -> np.ndarray:
     """The lowest bits of each value, one after the other, each value's lowest first."""
     return (np.atleast_1d(values)[:, None] >> np.arange(count) & 1).astype(bool).ravel()

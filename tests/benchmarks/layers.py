@@ -140,7 +140,8 @@ class CompiledWorkload:
         layer = self.bits_layer()
         if threads == 1:
             return layer.library.bind(bits)[0]
-        return bound_call(alone(self.bits_model, layer, bits.shape), threads, {layer.source: bits})
+        inputs = {layer.source: bits}
+        return bound_call(alone(self.bits_model, layer, inputs), threads, inputs)
 
     def float_call(self, x: Signs, threads: int) -> Callable[[], object]:
         """Return a call from floats to floats."""

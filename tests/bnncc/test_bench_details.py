@@ -148,8 +148,9 @@ def test_a_layer_alone_computes_what_its_model_does(bnncc, builder, tmp_path):
     for layer, shape in ((conv, (2, 6, 7, 9)), (linear, (2, 8, 4, 9))):
         signs = rng.choice(np.array([-1, 1], np.float32), shape)
         bits = runtime.pack_signs(signs)
+        given = {layer.source: bits}
         result = layer.library(bits)
-        (other,) = InferenceSession(alone(model, layer, bits.shape).SerializeToString()).run(None, {layer.source: bits})
+        (other,) = InferenceSession(alone(model, layer, given).SerializeToString()).run(None, given)
         assert np.array_equal(result, other)
         fp32, x = layer.fp32_model(signs)
         (dot,) = InferenceSession(fp32.SerializeToString()).run(None, {"x": x})

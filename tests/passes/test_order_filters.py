@@ -95,6 +95,10 @@ def test_files_hold_the_trees(options):
         filters = node["weight_shape"][0] // groups
         planes = papers = 0
         decoded = read_trees(node["tree"].decode(), groups, filters)
+        for tree, other in zip(
+            order_filters.read_tree_text(node["tree"].decode(), groups, filters), decoded, strict=True
+        ):
+            assert [part.tolist() for part in tree] == [part.tolist() for part in other]
         for group, (parents, flipped) in enumerate(decoded):
             mine = slice(group * filters, (group + 1) * filters)
             config = Config(**options)
