@@ -92,9 +92,9 @@ def tree_text(trees: list[tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 def read_tree_text(text: str, groups: int, filters: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What `tree_text` was given, (parents int32, flipped bool) of each group, from an attribute that the library takes.
+    """What `tree_text` was given, (parents int32, flipped bool) of each group; `filters` are those of one group.
 
-    `filters`: of a group.
+    The text must be one that the library takes: it is not checked here.
     """
     sextets = np.array([_ALPHABET.index(character) for character in text])
     stream, at, trees = _low_bits(sextets, 6), 0, []
