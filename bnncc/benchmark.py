@@ -81,9 +81,9 @@ def bench(
         feeds, size = _inputs(subjects, batch, data, config)
         report = _time(subjects, feeds, size, threads, data, repeats, min_time, progress)
         if profile:
-            kernels = {
-                layer.node.name: layer.library.kernel for item in subjects for layer in compiled_layers(item.proto)
-            }
+            kernels = [
+                {layer.node.name: layer.library.kernel for layer in compiled_layers(item.proto)} for item in subjects
+            ]
             nodes = max(sum(1 for _ in walk_nodes(item.proto.graph)) for item in subjects)
             makers = [functools.partial(item.session, threads) for item in subjects]
             report.profile, *others = profile_calls(makers, feeds, nodes, kernels, folder, repeats)

@@ -25,7 +25,7 @@ _CONTROL_FLOW = ("If", "Loop", "Scan")
 _SUFFIX = "_kernel_time"
 _WARM_UP_CALLS = 3
 _FEWEST_CALLS, _MOST_CALLS = 10, 300
-_MOST_EVENTS = 200_000  # onnxruntime drops what comes after a million
+_MOST_EVENTS = 200_000
 
 
 def profiling_options(options: onnxruntime.SessionOptions, folder: Path) -> onnxruntime.SessionOptions:
@@ -39,22 +39,24 @@ def profile_calls(
     make_sessions: Sequence[Callable[[Path], onnxruntime.InferenceSession]],
     feeds: Feeds,
     nodes: int,
-    kernels: Mapping[str, str],
+    kernels: Sequence[Mapping[str, str]],
     folder: Path,
     calls: int | None = None,
 ) -> list[ProfileReport]:
-    """Call sessions in turns, `calls` times each, and report on each.
+    """Call sessions in turns and report on each.
 
     `make_sessions`: each makes a session with `profiling_options` for the folder that it is given. `nodes`: about how
-    many the largest model has, which limits the calls where `calls` is None. `kernels`: by name of a node, the kernel
-    of the library that serves it. The profiles are deleted.
+    many the largest model has. `kernels`: for each model, by name of a node, the kernel of the library that serves it.
+    Each is called `calls` times, but not more often than 300 times, or ten where it has very many nodes: onnxruntime
+    drops what comes after a million events. The profiles are deleted.
     """
-    if calls is None:
-        calls = max(_FEWEST_CALLS, min(_MOST_CALLS, _MOST_EVENTS // max(nodes, 1)))
+    most = max(_FEWEST_CALLS, min(_MOST_CALLS, _MOST_EVENTS // max(nodes, 1)))
+    calls = most if calls is None else min(calls, most)
     # A profiler keeps its events in memory that ops would take anew, so that their time has page faults in it. Where
     # another has freed its own before, there is room for both.
     _profiles(make_sessions, feeds, calls, folder)
-    return [_report(events, kernels) for events in _profiles(make_sessions, feeds, calls, folder)]
+    profiles = _profiles(make_sessions, feeds, calls, folder)
+    return [_report(events, names) for events, names in zip(profiles, kernels, strict=True)]
 
 
 def _profiles(
@@ -88,13 +90,13 @@ def _report(events: list[dict[str, Any]], kernels: Mapping[str, str]) -> Profile
     medians = {key: _median([times.get(call, 0) for call in counted]) for key, times in ops.items()}
     total = sum(medians.values())
     rows = [
-        OpTime(name, op, kernels.get(name), kind_of(op), medians[name, op, index], medians[name, op, index] / total)
-        for name, op, index in ops
+        OpTime(name, op, kernels.get(name), kind_of(op), median, median / total)
+        for (name, op, _), median in medians.items()
     ]
     kinds = {}
     for kind in KINDS:
         times = [row.median_us for row in rows if row.kind == kind]
-        kinds[kind] = KindTime(len(times), sum(times), sum(times) / total)
+        kinds[kind] = KindTime(len(times), sum(times), sum(times) / total if times else 0.0)
     return ProfileReport(rows, kinds, total, _median([calls[call] for call in counted]), len(counted))
 
 

@@ -89,6 +89,27 @@ def test_profile_counts_what_control_flow_runs(tmp_path):
     assert ops.count("Sin") == 1
 
 
+def test_profile_of_two_models_with_the_same_names(compiled, tmp_path, bnncc, cnn):
+    """Each has the kernels of its own layers."""
+    other = tmp_path / "other.onnx"
+    assert bnncc("compile", cnn, "-o", other, "-q", "--no-tree").exit_code == 0
+    report = bench(other, against=compiled, repeats=3, profile=True)
+    ours, theirs = ({op.name: op.kernel for op in p.ops if op.kernel} for p in (report.profile, report.against_profile))
+    assert ours.keys() == theirs.keys() == {"conv1", "conv2"}
+    for kernels, path in ((ours, other), (theirs, compiled)):
+        assert kernels == {layer.node.name: layer.library.kernel for layer in compiled_layers(onnx.load(path))}
+
+
+def test_profile_of_a_model_without_ops(tmp_path, builder):
+    path = tmp_path / "same.onnx"
+    b = builder(0)
+    b.node("Identity", ["x"], "y")
+    onnx.save(b.model({"x": [2, 3]}, {"y": [2, 3]}), path)
+    report = bench(path, repeats=3, profile=True).profile
+    assert sum(kind.ops for kind in report.kinds.values()) == len(report.ops)
+    assert report.call_us > 0
+
+
 @pytest.mark.parametrize(
     ("op", "kind"),
     [
