@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bnncc import runtime
+from bnncc.errors import BadInput
 from bnncc.model_io import BNNCC_DOMAIN
 from bnncc.passes.order_filters import ATTRIBUTE, read_tree_text
+from bnncc.runtime.functions import MIN_OPSET, all_functions
 
 _LAYERS = ("BinaryConv", "BinaryLinear")
 # The operands of an op that the library's epilogue takes, and their types.
@@ -75,8 +77,11 @@ def is_binary_layer(node: onnx.NodeProto) -> bool:
 
 
 def compiled_layers(model: onnx.ModelProto) -> list[CompiledLayer]:
-    """Return the binary layers of a compiled model that onnxruntime has loaded, in the order of its nodes."""
-    formal = {function.name: list(function.input) for function in model.functions if function.domain == BNNCC_DOMAIN}
+    """Return the binary layers of a compiled model that onnxruntime has loaded, in the order of its nodes.
+
+    Raises BadInput, naming the node, where weights are not initializers.
+    """
+    formal = {function.name: list(function.input) for function in all_functions(MIN_OPSET)}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     return [_layer(node, formal[node.op_type], constants) for node in model.graph.node if is_binary_layer(node)]
 
@@ -85,6 +90,8 @@ def _layer(node: onnx.NodeProto, formal: list[str], constants: dict[str, onnx.Te
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     given = dict(zip(formal, node.input, strict=False))
     values = {name: numpy_helper.to_array(constants[tensor]) for name, tensor in given.items() if tensor in constants}
+    if "weight" not in values:
+        raise BadInput(f"node {node.name!r}: its weights are not an initializer")
     shape, width, packed = attributes["weight_shape"], attributes["width"], values["weight"]
     epilogue = {
         name: values[name] for name, dtype in _EPILOGUE.items() if name in values and values[name].dtype == dtype
