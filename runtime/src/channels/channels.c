@@ -31,6 +31,15 @@ static int counters_for(size_t length) {
 
 static size_t bound_rows(const channels_plan *plan) { return plan->params.pad_value == 0 ? plan->taps + 1 : 1; }
 
+/* The taps of an output column's windows that count. */
+static channels_column column_taps(const bnncc_conv_params *params, size_t x) {
+    channels_column here = {0, params->kernel_shape[1]};
+    if (params->pad_value == 0)
+        taps_inside((int64_t)x * params->strides[1] - params->pads[1], params->dilations[1], params->kernel_shape[1],
+                    params->width, &here.begin, &here.end);
+    return here;
+}
+
 bool channels_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc_isa isa, channels_plan *plan) {
     const size_t most_bytes = (size_t)256 << 20, most_list_bytes = (size_t)64 << 20;
     const size_t groups = (size_t)params->group, filters = (size_t)params->out_channels / groups;
@@ -64,7 +73,16 @@ bool channels_plan_create(const bnncc_conv_params *params, size_t out_width, bnn
         plus(times((size_t)params->kernel_shape[0] - 1, (size_t)params->dilations[0], &overflow), 1, &overflow);
     const size_t row_bytes = times((size_t)params->width + 8, 4 * (channels + 64), &overflow);
     const size_t list_bytes = times(rows, row_bytes, &overflow);
-    return !overflow && bytes <= most_bytes && list_bytes <= most_list_bytes;
+    if (overflow || bytes > most_bytes || list_bytes > most_list_bytes)
+        return false;
+    int64_t sum = 0;
+    for (size_t x = 0; x < out_width; x++) {
+        const channels_column here = column_taps(params, x);
+        sum += here.end - here.begin;
+    }
+    plan->inside = (double)sum / (double)out_width / (double)params->kernel_shape[1];
+    plan->inside *= plan->inside;
+    return true;
 }
 
 static int weight_bit(const uint8_t *filter, size_t position) { return filter[position / 8] >> position % 8 & 1; }
@@ -109,11 +127,7 @@ static void place_bounds(const channels_conv *conv, const int32_t *threshold, ui
 static void find_columns(channels_conv *conv) {
     const bnncc_conv_params *params = &conv->plan.params;
     for (size_t x = 0; x < conv->plan.out_width; x++) {
-        channels_column here = {0, params->kernel_shape[1]};
-        if (params->pad_value == 0)
-            taps_inside((int64_t)x * params->strides[1] - params->pads[1], params->dilations[1],
-                        params->kernel_shape[1], params->width, &here.begin, &here.end);
-        const channels_column *last = conv->columns + conv->column_classes - 1;
+        const channels_column here = column_taps(params, x), *last = conv->columns + conv->column_classes - 1;
         if (conv->column_classes == 0 || last->begin != here.begin || last->end != here.end)
             conv->columns[conv->column_classes++] = here;
         conv->column_class[x] = (uint32_t)(conv->column_classes - 1);
@@ -138,11 +152,14 @@ bnncc_status channels_conv_create(const channels_plan *plan, const uint8_t *weig
     conv->bounds = bits_only ? allocate(groups, bound_bytes) : NULL;
     conv->column_class = allocate(plan->out_width, sizeof *conv->column_class);
     conv->columns = allocate(plan->out_width, sizeof *conv->columns);
-    if (!conv->weights || (bits_only && !conv->bounds) || !conv->column_class || !conv->columns) {
+    conv->tap_places = allocate(plan->taps, sizeof *conv->tap_places);
+    if (!conv->weights || (bits_only && !conv->bounds) || !conv->tap_places || !conv->column_class || !conv->columns) {
         channels_conv_destroy(conv);
         return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's weights");
     }
     find_columns(conv);
+    for (int64_t tap = 0; tap < (int64_t)plan->taps; tap++)
+        conv->tap_places[tap] = (channels_tap){tap / plan->params.kernel_shape[1], tap % plan->params.kernel_shape[1]};
     for (size_t group = 0; group < groups; group++) {
         const size_t first = group * plan->group_filters;
         place_weights(plan, weight + first * sign_bytes(plan->length),
@@ -159,6 +176,7 @@ void channels_conv_destroy(channels_conv *conv) {
         return;
     free(conv->weights);
     free(conv->bounds);
+    free(conv->tap_places);
     free(conv->column_class);
     free(conv->columns);
     free(conv);

@@ -23,6 +23,7 @@ typedef struct channels_plan {
     size_t out_width;
     size_t group_filters, group_channels, taps, length;
     size_t blocks; /* of a group's filters */
+    double inside; /* the share of taps that are not in padding of zeros, where maps are square */
     int counters;  /* planes that hold a count of `length` */
     /* One group's planes of a block are [tap][1 + 2 * group_channels]: zeros, then the weights, then their
      * complements. */

@@ -69,6 +69,10 @@ channels_expand_function channels_expand_avx512;
 /* Those for a layer with so many filters in a group; `isa`: one that bnncc_isa_resolve gave. */
 const channels_steps *channels_steps_for(bnncc_isa isa, size_t filters);
 
+typedef struct channels_tap {
+    int64_t row, column;
+} channels_tap;
+
 /* The taps [begin, end) of a kernel's row that are inside. */
 typedef struct channels_column {
     int64_t begin, end;
@@ -82,8 +86,9 @@ struct channels_conv {
     uint8_t *weights; /* [group][block][block_bytes] */
     /* For a layer that gives bits only. A dot product is at least the threshold where (dot + V) / 2 >= bound, and the
      * bound depends on V, the inputs inside the image: on how many taps are. */
-    uint8_t *bounds;   /* [group][taps inside][block][1 + counters] vectors */
-    size_t bound_rows; /* numbers of taps inside that there are bounds for: 1 (all) or 1 + taps */
+    uint8_t *bounds;          /* [group][taps inside][block][1 + counters] vectors */
+    size_t bound_rows;        /* numbers of taps inside that there are bounds for: 1 (all) or 1 + taps */
+    channels_tap *tap_places; /* [taps] */
     /* Output columns whose windows the image's edges cut alike are a class. */
     uint32_t *column_class;   /* [out_width] */
     channels_column *columns; /* [column_classes] */
