@@ -40,21 +40,20 @@ void planes_expand_portable(const planes_expansion *word, size_t begin, size_t e
 
 #if defined(__x86_64__)
 
-/* Neighbouring pixels of a slot, as many as a register takes, of the channel at hand. */
+/* Neighbouring pixels of a slot, as many as a register takes. */
 typedef struct pixel_run {
-    size_t at, count; /* where in the word */
-    const float *sums;
+    size_t at, count;  /* where in the word */
+    const float *sums; /* of channel 0, as y */
     float *y;
 } pixel_run;
 
-/* Cuts the slots into runs of `most` pixels, of a first channel; returns how many. */
-static size_t find_runs(const planes_expansion *word, size_t channel, size_t most, pixel_run runs[8]) {
+/* Cuts the slots into runs of `most` pixels; returns how many. */
+static size_t find_runs(const planes_expansion *word, size_t most, pixel_run runs[8]) {
     size_t count = 0;
     for (size_t slot = 0; slot < 8 / word->pitch; slot++)
         for (size_t i = 0; i < word->count[slot]; i += most)
             runs[count++] = (pixel_run){slot * word->pitch * 8 + i, smaller(word->count[slot] - i, most),
-                                        word->sums[slot] + channel * word->sums_step + i,
-                                        word->y[slot] + channel * word->y_step + i};
+                                        word->sums[slot] + i, word->y[slot] + i};
     return count;
 }
 
@@ -92,7 +91,7 @@ __attribute__((target("avx2"))) void planes_expand_avx2(const planes_expansion *
         return;
     }
     pixel_run runs[8];
-    const size_t run_count = find_runs(word, begin, 8, runs);
+    const size_t run_count = find_runs(word, 8, runs);
     const __m256i mask = _mm256_set1_epi16((short)low_bits(word->planes));
     const __m256i numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     for (size_t channel = begin; channel < end; channel++) {
@@ -113,19 +112,19 @@ __attribute__((target("avx2"))) void planes_expand_avx2(const planes_expansion *
         }
         const __m256 factor = _mm256_set1_ps(word->factor[channel]);
         const __m256 scale = _mm256_set1_ps(word->scale[channel]), shift = _mm256_set1_ps(word->shift[channel]);
-        for (pixel_run *run = runs; run < runs + run_count; run++) {
+        for (const pixel_run *run = runs; run < runs + run_count; run++) {
+            const float *sums = run->sums + channel * word->sums_step;
+            float *y = run->y + channel * word->y_step;
             const __m128i part = _mm_loadu_si128((const __m128i *)(const void *)(values + run->at));
             const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(part)), factor);
             if (run->count == 8) {
-                const __m256 dot = _mm256_add_ps(value, _mm256_loadu_ps(run->sums));
-                _mm256_storeu_ps(run->y, _mm256_add_ps(_mm256_mul_ps(dot, scale), shift));
+                const __m256 dot = _mm256_add_ps(value, _mm256_loadu_ps(sums));
+                _mm256_storeu_ps(y, _mm256_add_ps(_mm256_mul_ps(dot, scale), shift));
             } else {
                 const __m256i inside = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)run->count), numbers);
-                const __m256 dot = _mm256_add_ps(value, _mm256_maskload_ps(run->sums, inside));
-                _mm256_maskstore_ps(run->y, inside, _mm256_add_ps(_mm256_mul_ps(dot, scale), shift));
+                const __m256 dot = _mm256_add_ps(value, _mm256_maskload_ps(sums, inside));
+                _mm256_maskstore_ps(y, inside, _mm256_add_ps(_mm256_mul_ps(dot, scale), shift));
             }
-            run->sums += word->sums_step;
-            run->y += word->y_step;
         }
     }
 }
@@ -138,13 +137,14 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) void planes_expand
         return;
     }
     pixel_run runs[8];
-    const size_t run_count = find_runs(word, begin, 16, runs);
+    const size_t run_count = find_runs(word, 16, runs);
     const __m512i mask = _mm512_set1_epi16((short)low_bits(word->planes));
     const __m512i first_order = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i second_order = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     for (size_t channel = begin; channel < end; channel++) {
         const uint8_t *from = word->counted + channel * word->counted_step;
         __m512i low = _mm512_setzero_si512(), high = low, bit = _mm512_set1_epi8(1);
+#pragma GCC unroll 8
         for (size_t k = 0; k < 8; k++, from += word->plane_bytes) { /* there are nine or more */
             low = _mm512_mask_add_epi8(low, load_word(from, 8), low, bit);
             bit = _mm512_add_epi8(bit, bit);
@@ -162,19 +162,19 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) void planes_expand
         _mm512_store_si512((void *)(values + 32), _mm512_permutex2var_epi64(a, second_order, b));
         const __m512 factor = _mm512_set1_ps(word->factor[channel]);
         const __m512 scale = _mm512_set1_ps(word->scale[channel]), shift = _mm512_set1_ps(word->shift[channel]);
-        for (pixel_run *run = runs; run < runs + run_count; run++) {
+        for (const pixel_run *run = runs; run < runs + run_count; run++) {
+            const float *sums = run->sums + channel * word->sums_step;
+            float *y = run->y + channel * word->y_step;
             const __m256i part = _mm256_loadu_si256((const __m256i *)(const void *)(values + run->at));
             const __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(part));
             if (run->count == 16) {
-                const __m512 dot = _mm512_fmadd_ps(value, factor, _mm512_loadu_ps(run->sums));
-                _mm512_storeu_ps(run->y, _mm512_add_ps(_mm512_mul_ps(dot, scale), shift));
+                const __m512 dot = _mm512_fmadd_ps(value, factor, _mm512_loadu_ps(sums));
+                _mm512_storeu_ps(y, _mm512_add_ps(_mm512_mul_ps(dot, scale), shift));
             } else {
                 const __mmask16 inside = (__mmask16)((1u << run->count) - 1);
-                const __m512 dot = _mm512_fmadd_ps(value, factor, _mm512_maskz_loadu_ps(inside, run->sums));
-                _mm512_mask_storeu_ps(run->y, inside, _mm512_add_ps(_mm512_mul_ps(dot, scale), shift));
+                const __m512 dot = _mm512_fmadd_ps(value, factor, _mm512_maskz_loadu_ps(inside, sums));
+                _mm512_mask_storeu_ps(y, inside, _mm512_add_ps(_mm512_mul_ps(dot, scale), shift));
             }
-            run->sums += word->sums_step;
-            run->y += word->y_step;
         }
     }
 }
