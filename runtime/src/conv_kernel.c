@@ -46,10 +46,10 @@ double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t bat
     const double prepare = plan->narrow ? 3.0 : 6.0 * (double)(plan->lane_bytes / plan->pitch);
     size_t counted = 0, prepared = 0;
     planes_vectors(plan, batch, out_height, &counted, &prepared);
-    const double expand_row = plan->isa >= BNNCC_ISA_AVX512BW ? 3.0 + 1.5 * (double)plan->pitch : 150.0;
+    const double expand_byte = plan->isa >= BNNCC_ISA_AVX512BW ? 1.1 : plan->isa == BNNCC_ISA_AVX2 ? 2.5 : 50.0;
     const double rows = floats ? (double)batch * (double)out_height * (double)plan->segments : 0;
     return (double)counted * (double)work * plane + (double)prepared * prepare +
-           rows * (double)plan->params.out_channels * expand_row;
+           rows * (double)plan->params.out_channels * (double)plan->pitch * expand_byte;
 }
 
 /* Activations are not known. Recorded ones of a trained network differ from the reference in 15 to 23 % of all inputs,

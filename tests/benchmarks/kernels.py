@@ -1,8 +1,8 @@
-"""Time binary layers with filter trees, float in and float out, through the dot kernel and the bit-plane kernel.
+"""Time binary layers with filter trees, float in and float out, through each kernel.
 
     python tests/benchmarks/kernels.py [--threads N] [--batch N ...] [--calls N] [--json F]
 
-The four 3x3 layers of layers.py with random filters, whose trees are the longest there are. The sessions of both
+The four 3x3 layers of layers.py with random filters, whose trees are the longest there are. The sessions of all
 kernels, and of the one that the library chooses, are called in turns in one process; prints medians.
 """
 
@@ -24,7 +24,7 @@ from layers import LAYERS, layer_model
 import bnncc
 from bnncc import runtime
 
-KERNELS = ("dot", "planes", "auto")
+KERNELS = ("dot", "planes", "channels", "auto")
 
 
 def make_session(path: Path, kernel: str, threads: int) -> onnxruntime.InferenceSession:
