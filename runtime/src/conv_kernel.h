@@ -20,6 +20,7 @@ bnncc_status conv_kernel_requested(conv_kernel *kernel, bnncc_error *error);
  * floats: whether there is float output, which the bit-plane kernel has to make of its counters. */
 double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t groups, double pixels);
 double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height);
-double channels_cost(const channels_plan *plan, bool floats, size_t batch, size_t out_height);
+/* differing: see channels_differing. */
+double channels_cost(const channels_plan *plan, double differing, bool floats, size_t batch, size_t out_height);
 
 #endif /* BNNCC_CONV_KERNEL_H */

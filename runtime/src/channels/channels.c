@@ -85,6 +85,23 @@ bool channels_plan_create(const bnncc_conv_params *params, size_t out_width, bnn
     return true;
 }
 
+double channels_differing(const bnncc_conv_params *params, const uint8_t *x, size_t batch, size_t height) {
+    const size_t most_maps = 32, most_bytes = 256;
+    const size_t row_bytes = sign_bytes((size_t)params->width), map_bytes = height * row_bytes;
+    const size_t maps = batch * (size_t)params->in_channels, step = divide_up(maps, most_maps);
+    const size_t bytes = smaller(map_bytes, most_bytes);
+    const double pixels = (double)bytes / (double)row_bytes * (double)params->width;
+    double differing = 0;
+    for (size_t map = 0; map < maps; map += step) {
+        unsigned ones = 0; /* unused bits are taken for zeros */
+        for (size_t i = 0; i < bytes; i += 8)
+            ones += popcount(load_word(x + map * map_bytes + i, smaller(bytes - i, 8)));
+        const double share = ones < pixels ? ones / pixels : 1;
+        differing += share < 0.5 ? share : 1 - share;
+    }
+    return differing / (double)divide_up(maps, step);
+}
+
 static int weight_bit(const uint8_t *filter, size_t position) { return filter[position / 8] >> position % 8 & 1; }
 
 /* The planes of one group from its filters. */

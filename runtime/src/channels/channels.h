@@ -34,6 +34,10 @@ typedef struct channels_plan {
  * What it cannot serve would need enormous tables. */
 bool channels_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc_isa isa, channels_plan *plan);
 
+/* An estimate, from some maps of x, of the share of inputs that differ from the sign that most have in their map. x,
+ * batch and height: of a run. */
+double channels_differing(const bnncc_conv_params *params, const uint8_t *x, size_t batch, size_t height);
+
 typedef struct channels_conv channels_conv;
 
 /* weight: as bnncc_conv_create takes it; `epilogue`: to be kept as long as the convolution. */
