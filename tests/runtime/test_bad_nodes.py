@@ -214,11 +214,11 @@ def test_unknown_instruction_set(monkeypatch):
 
 def test_unknown_kernel(monkeypatch):
     monkeypatch.setenv("BNNCC_KERNEL", "fastest")
-    assert 'BNNCC_KERNEL is "fastest"; it may be auto, dot or planes' in message("BinaryConv")
+    assert 'BNNCC_KERNEL is "fastest"; it may be auto, dot, planes or channels' in message("BinaryConv")
 
 
 def test_layer_beyond_the_kernel_asked_for(monkeypatch):
-    """What the bit-plane kernel cannot serve is an error where it is asked for, and else the dot kernel's."""
+    """What a kernel cannot serve is an error where it is asked for, and else the dot kernel's."""
     attributes = {**SOUND["BinaryConv"][1], "weight_shape": [1, 1, 1, 70000], "width": 70000, "pads": [0, 0, 0, 0]}
     attributes |= {"dilations": [1, 1], "group": 1, "tree": tree_text([([-1], [0])])}
     one = np.ones(1, np.float32)
@@ -226,6 +226,7 @@ def test_layer_beyond_the_kernel_asked_for(monkeypatch):
     model = op_model("BinaryConv", [1, 1, 1, 70000 // 8], values, attributes)
     monkeypatch.setenv("BNNCC_KERNEL", "auto")
     session(model)
-    monkeypatch.setenv("BNNCC_KERNEL", "planes")
-    with pytest.raises(Exception, match="too large for the bit-plane kernel"):
-        session(model)
+    for kernel, name in (("planes", "bit-plane"), ("channels", "channel")):
+        monkeypatch.setenv("BNNCC_KERNEL", kernel)
+        with pytest.raises(Exception, match=f"too large for the {name} kernel"):
+            session(model)

@@ -13,6 +13,7 @@ from bnncc import runtime
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [
+        ("test_channels", ["800"]),
         ("test_kernels", ["1500"]),
         ("test_memory", []),
         ("test_planes", ["400"]),
@@ -20,7 +21,7 @@ from bnncc import runtime
         ("fuzz", ["10000"]),
         ("test_api", None),
     ],
-    ids=["kernels", "memory", "planes", "trees", "fuzz", "api"],
+    ids=["channels", "kernels", "memory", "planes", "trees", "fuzz", "api"],
 )
 def test_c_program(program, arguments, sanitize):
     if program == "test_api":

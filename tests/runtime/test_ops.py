@@ -184,7 +184,7 @@ def random_tree_conv(rng: np.random.Generator, op: str):
     return op_model(op, ["N", channels, "H", shape[3]], constants, attributes), random_bits(rng, *shape)
 
 
-@pytest.mark.parametrize("kernel", ["planes", "auto"])
+@pytest.mark.parametrize("kernel", ["planes", "channels", "auto"])
 @pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
 def test_convolution_with_trees_equals_body(op, kernel, isa, monkeypatch):
     """Whichever kernel serves a layer that has trees, with one thread or three, bits and floats are the body's."""

@@ -142,36 +142,38 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
     const size_t channels = (size_t)plan->params.out_channels, word_slots = 8 / plan->pitch;
     const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes,
                  first = group * plan->group_filters;
-    const size_t channel_pixels = job->out_height * plan->out_width;
+    planes_expansion words[8];
+    size_t word_count = 0;
     for (size_t begin = 0; begin < sheet->used_slots; begin += word_slots) {
-        planes_expansion word = {
+        planes_expansion *word = words + word_count++;
+        *word = (planes_expansion){
             .counted = counted + begin * plan->pitch,
-            .vector_bytes = plan->lane_bytes,
+            .plane_bytes = plan->lane_bytes,
+            .planes = 1 + (size_t)plan->counter_planes,
             .pitch = plan->pitch,
-            .planes = (size_t)plan->counter_planes,
+            .counted_step = channel_bytes,
+            .sums_step = plan->out_width,
+            .y_step = job->out_height * plan->out_width,
+            .add = conv->adds + first,
+            .factor = conv->factors + first,
+            .scale = conv->epilogue->scale + first,
+            .shift = conv->epilogue->shift + first,
         };
         for (size_t i = 0; i < word_slots && begin + i < sheet->used_slots; i++) {
             const planes_slot *band = sheet->band + begin + i;
             const size_t row = band->row + j, column = band->segment * 64;
             if (row >= job->out_height)
                 continue;
-            word.count[i] = smaller(plan->out_width - column, 64);
-            word.sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
-            word.y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
+            word->count[i] = smaller(plan->out_width - column, 64);
+            word->sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
+            word->y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
         }
-        for (size_t channel = first; channel < first + plan->group_filters; channel++) {
-            word.offset = conv->offsets[channel];
-            word.flipped = conv->flipped[channel];
-            word.scale = conv->epilogue->scale[channel];
-            word.shift = conv->epilogue->shift[channel];
-            conv->expand(&word);
-            word.counted += channel_bytes;
-            for (size_t i = 0; i < word_slots; i++)
-                if (word.count[i]) {
-                    word.sums[i] += plan->out_width;
-                    word.y[i] += channel_pixels;
-                }
-        }
+    }
+    /* All lanes of some channels after the other, while their counters are in the nearest cache. */
+    for (size_t begin = 0, end; begin < plan->group_filters; begin = end) {
+        end = smaller(begin + EXPAND_CHUNK, plan->group_filters);
+        for (size_t i = 0; i < word_count; i++)
+            conv->expand(words + i, begin, end);
     }
 }
 
@@ -360,15 +362,20 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, size_t b
     const size_t count_cost = conv->group_planes;
     const size_t most_pieces = scratch_bytes / job.piece_bytes + 1;
     const size_t pieces = smaller(parallel_pieces(parallel, rows, count_cost), most_pieces);
-    uint8_t *memory = allocate(sheet_bytes, 1);
-    job.sheets = allocate(at_once, sizeof *job.sheets);
-    job.pieces = allocate(pieces, job.piece_bytes);
-    bnncc_status status = BNNCC_OK;
-    if (!memory || !job.sheets || !job.pieces)
-        status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
-    for (size_t i = 0; !status && i < at_once; i++)
-        set_up_sheet(&job, &layout, memory + i * layout.bytes, job.sheets + i);
-    for (; !status && job.first_sheet < sheets; job.first_sheet += at_once) {
+    /* In one block: of several, whose sum exceeds what the C library keeps, it would give pages back after every run.
+     */
+    size_t bytes = 0;
+    const size_t sheets_at = reserve(&bytes, at_once, sizeof *job.sheets, &overflow);
+    const size_t pieces_at = reserve(&bytes, pieces, job.piece_bytes, &overflow);
+    const size_t memory_at = reserve(&bytes, sheet_bytes, 1, &overflow);
+    uint8_t *memory = overflow ? NULL : allocate(bytes, 1);
+    if (!memory)
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
+    job.sheets = (planes_sheet *)(void *)(memory + sheets_at);
+    job.pieces = memory + pieces_at;
+    for (size_t i = 0; i < at_once; i++)
+        set_up_sheet(&job, &layout, memory + memory_at + i * layout.bytes, job.sheets + i);
+    for (; job.first_sheet < sheets; job.first_sheet += at_once) {
         const size_t now = smaller(at_once, sheets - job.first_sheet), now_rows = now * job.rows * groups;
         parallel_ranges(parallel, now, 2000, describe_sheets, &job);
         parallel_ranges(parallel, now * groups * job.chunks, PLACE_CHUNK * columns * job.input_rows, place_chunks,
@@ -378,7 +385,5 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, size_t b
             parallel_ranges(parallel, now * channels, job.rows * job.slots, pack_channels, &job);
     }
     free(memory);
-    free(job.sheets);
-    free(job.pieces);
-    return status;
+    return BNNCC_OK;
 }
