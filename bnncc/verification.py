@@ -30,7 +30,8 @@ from bnncc.config import Config
 from bnncc.data import Feeds, RandomSamples, Samples, common_signature, guesses_sizes, load_samples
 from bnncc.errors import BadInput, BnnccError
 from bnncc.graphs import exposed, fed
-from bnncc.model_io import load_model, one_line, runtime_errors, write_model
+from bnncc.model_io import load_model, write_model
+from bnncc.onnxruntime_errors import one_line, runtime_errors
 from bnncc.passes.base import SignTensor
 from bnncc.reference import as_reference
 from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport

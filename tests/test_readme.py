@@ -68,8 +68,8 @@ def test_config_is_one(tmp_path):
     assert config.input_shapes == {"image": [-1, 1, 28, 28]}
 
 
-# Programs around the README's code for C and C++: what it takes for granted before it; after it, one image from stdin and
-# its logits to stdout.
+# Programs around the README's code for C and C++: before it what it takes for granted; after it one image from stdin,
+# and its logits to stdout.
 C_PROGRAM = """
 #include <onnxruntime_c_api.h>
 #include <stdio.h>
