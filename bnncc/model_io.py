@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -306,14 +307,17 @@ def staging_folder(target: Path | None) -> Iterator[Path]:
 
     It is removed at the end, however that comes. Without a target it lies where temporary files do.
     """
+    # Named before it is made: an interrupt just after that finds what to remove. Nobody else's has the same 64 bits.
+    token = secrets.token_hex(8)
+    if target is None:
+        folder = Path(tempfile.gettempdir(), f"bnncc.{token}")
+    else:
+        folder = target.with_name(f".{target.name}.{token}.tmp")
     try:
-        if target is None:
-            folder = Path(tempfile.mkdtemp(prefix="bnncc."))
-        else:
-            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise BadInput(f"{target or tempfile.gettempdir()}: cannot write: {error.strerror}") from error
-    try:
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise BadInput(f"{target or tempfile.gettempdir()}: cannot write: {error.strerror}") from error
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
