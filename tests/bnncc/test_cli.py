@@ -374,7 +374,14 @@ def test_interrupt_leaves_nothing(cnn, tmp_path):
     """Ctrl-C in the middle of a long verification."""
     target = tmp_path / "o.onnx"
     command = [sys.executable, "-m", "bnncc", "compile", str(cnn), "-o", str(target), "--verify-samples", "1000000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start what runs in the background with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".o.onnx.*")) and time.monotonic() < deadline:
         time.sleep(0.02)
