@@ -77,13 +77,19 @@ static bnncc_status create_from(const op_node *node, conv_op *op, bnncc_error *e
         return status;
     const size_t weight_size = (size_t)params.out_channels * (size_t)weight_bytes;
     tree_attribute read = {0};
+    char *kernel = NULL;
+    size_t kernel_length = 0;
     status = read_tree_attribute(node, &params, &read, error);
+    if (status == BNNCC_OK)
+        status = node_optional_text(node, "kernel", &kernel, &kernel_length, error);
     if (status == BNNCC_OK) {
         const bnncc_filter_tree tree = {read.group_nodes, read.parents, read.node_count, read.flipped};
-        status = bnncc_conv_create(&params, weight.data, weight_size, &epilogue, read.group_nodes ? &tree : NULL,
-                                   BNNCC_ISA_AUTO, &op->conv, error);
+        const bnncc_conv_hints hints = {.tree = read.group_nodes ? &tree : NULL, .kernel = kernel};
+        status = bnncc_conv_create(&params, weight.data, weight_size, &epilogue, &hints, BNNCC_ISA_AUTO, &op->conv,
+                                   error);
     }
     free_tree_attribute(&read);
+    free(kernel);
     int64_t out_height = 0, out_width = 0;
     if (status == BNNCC_OK && known && input.dims[2] >= 0) /* else a run tells whether the kernel fits the height */
         status = bnncc_conv_output_shape(op->conv, input.dims[2], &out_height, &out_width, error);
