@@ -3,6 +3,7 @@
 from bnncc.runtime.binding import (
     Conv2d,
     Linear,
+    Steps,
     binarize,
     conv2d,
     isas,
@@ -18,6 +19,7 @@ from bnncc.runtime.library import library_path, register
 __all__ = [
     "Conv2d",
     "Linear",
+    "Steps",
     "binarize",
     "conv2d",
     "isas",

@@ -287,6 +287,7 @@ bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int
 typedef struct conv_job {
     const bnncc_conv *conv;
     const uint8_t *x, *x_end; /* of this group of images */
+    const float *residual;
     float *y;
     uint8_t *bits;
     size_t height, out_height;
@@ -341,10 +342,16 @@ static void store_tile(const conv_job *job, size_t image, size_t row, size_t row
         const size_t plane = image * (size_t)conv->params.out_channels + channel;
         const size_t first_row = plane * job->out_height + row;
         /* A tile of several rows is as wide as the image, so its pixels are neighbours in the float output. */
+        const size_t at = first_row * out_width + column;
+        uint64_t signs = 0;
         if (job->y)
-            epilogue_floats(&conv->epilogue, channel, dots, rows * columns, job->y + first_row * out_width + column);
+            epilogue_floats(&conv->epilogue, channel, dots, rows * columns, job->y + at);
+        if (conv->epilogue.steps.count)
+            signs = epilogue_steps(&conv->epilogue, channel, job->residual ? job->residual + at : NULL, rows * columns,
+                                   job->y + at);
+        if (conv->epilogue.threshold)
+            signs = epilogue_signs(&conv->epilogue, channel, dots, rows * columns);
         if (job->bits) {
-            const uint64_t signs = epilogue_signs(&conv->epilogue, channel, dots, rows * columns);
             uint8_t *bits = job->bits + first_row * row_bytes + column / 8;
             for (size_t i = 0; i < rows; i++, bits += row_bytes)
                 store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
@@ -396,8 +403,9 @@ static void choose_tiles(conv_job *job) {
     job->column_tiles = divide_up(job->conv->out_width, job->tile_columns);
 }
 
-static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, size_t images, size_t height, size_t out_height,
-                            float *y, uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const float *residual, size_t images,
+                            size_t height, size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                            bnncc_error *error) {
     const size_t group_bytes = (size_t)4 << 20, scratch_bytes = (size_t)64 << 20;
     bool overflow = false;
     conv_job job = {.conv = conv, .height = height, .out_height = out_height};
@@ -434,6 +442,7 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, size_t ima
         const size_t now = smaller(at_once, images - done);
         job.x = x + done * image_bytes;
         job.x_end = job.x + now * image_bytes;
+        job.residual = residual ? residual + done * out_pixels : NULL;
         job.y = y ? y + done * out_pixels : NULL;
         job.bits = bits ? bits + done * out_rows * out_row_bytes : NULL;
         parallel_ranges(parallel, now * job.height, sign_words(channels) * width * 8, prepare_rows, &job);
@@ -444,15 +453,16 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, size_t ima
     return status;
 }
 
-bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
-                            uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const float *residual, int64_t batch,
+                            int64_t height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                            bnncc_error *error) {
     int64_t out_height = 0, out_width = 0;
     bool overflow = false;
     bnncc_status status = bnncc_conv_output_shape(conv, height, &out_height, &out_width, error);
     if (!status)
         status = check_size("batch", batch, 0, error);
     if (!status && batch > 0)
-        status = epilogue_check_outputs(&conv->epilogue, y, bits, error);
+        status = epilogue_check_tensors(&conv->epilogue, residual, y, bits, error);
     if (status || batch == 0)
         return status;
     if (!x)
@@ -470,6 +480,7 @@ bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t ba
         any |= usable[i] = conv->lanes[i].planes != NULL;
     const size_t best = any ? choose_lanes(conv, usable, images, out_rows) : LANE_WIDTHS;
     if (best < LANE_WIDTHS)
-        return planes_conv_run(conv->lanes[best].planes, x, images, in_rows, out_rows, y, bits, parallel, error);
-    return run_dot(conv, x, images, in_rows, out_rows, y, bits, parallel, error);
+        return planes_conv_run(conv->lanes[best].planes, x, residual, images, in_rows, out_rows, y, bits, parallel,
+                               error);
+    return run_dot(conv, x, residual, images, in_rows, out_rows, y, bits, parallel, error);
 }

@@ -110,7 +110,14 @@ bnncc_status epilogue_create(epilogue *to, const bnncc_epilogue *from, size_t ch
     if (from->threshold && from->threshold_count != channels)
         return fail(error, BNNCC_INVALID_ARGUMENT, "threshold has %zu values, not %zu", from->threshold_count,
                     channels);
+    if (from->steps && !from->scale)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "there are steps, but no float output for them");
+    if (from->steps && from->steps->threshold && from->threshold)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "bits are asked for both of the dot product and of the steps");
     *to = (epilogue){0};
+    const bnncc_status status = steps_create(&to->steps, from->steps, channels, isa, error);
+    if (status)
+        return status;
     choose_functions(to, isa);
     if (from->scale) {
         to->scale = expand(from->scale, from->scale_count, channels);
@@ -133,15 +140,21 @@ void epilogue_destroy(epilogue *epilogue) {
     free(epilogue->scale);
     free(epilogue->shift);
     free(epilogue->threshold);
+    steps_destroy(&epilogue->steps);
     epilogue->scale = epilogue->shift = NULL;
     epilogue->threshold = NULL;
 }
 
-bnncc_status epilogue_check_outputs(const epilogue *epilogue, const float *y, const uint8_t *bits, bnncc_error *error) {
+bnncc_status epilogue_check_tensors(const epilogue *epilogue, const float *residual, const float *y,
+                                    const uint8_t *bits, bnncc_error *error) {
+    const bool gives_bits = epilogue->threshold || epilogue->steps.threshold;
+    if (!residual != !epilogue->steps.has_residual)
+        return fail(error, BNNCC_INVALID_ARGUMENT,
+                    residual ? "residual is given, but no step adds it" : "residual is NULL");
     if (!y != !epilogue->scale)
         return fail(error, BNNCC_INVALID_ARGUMENT,
                     y ? "y is given, but the epilogue has no float output" : "y is NULL");
-    if (!bits != !epilogue->threshold)
+    if (!bits != !gives_bits)
         return fail(error, BNNCC_INVALID_ARGUMENT,
                     bits ? "bits is given, but the epilogue has no bit output" : "bits is NULL");
     return BNNCC_OK;

@@ -3,13 +3,15 @@
 #define BNNCC_EPILOGUE_H
 
 #include "bnncc.h"
+#include "steps.h"
 
 typedef void epilogue_floats_function(const int32_t *dots, size_t count, float scale, float shift, float *y);
 typedef uint64_t epilogue_signs_function(const int32_t *dots, size_t count, int32_t threshold);
 
 typedef struct epilogue {
     float *scale, *shift; /* one value per channel each; both NULL for no float output */
-    int32_t *threshold;   /* one value per channel; NULL for no bit output */
+    int32_t *threshold;   /* one value per channel; NULL for no bits of dot */
+    steps steps;          /* of the float output */
     epilogue_floats_function *floats;
     epilogue_signs_function *signs;
 } epilogue;
@@ -19,8 +21,13 @@ bnncc_status epilogue_create(epilogue *to, const bnncc_epilogue *from, size_t ch
                              bnncc_error *error);
 void epilogue_destroy(epilogue *epilogue);
 
-/* Both outputs are given exactly where the epilogue has them. */
-bnncc_status epilogue_check_outputs(const epilogue *epilogue, const float *y, const uint8_t *bits, bnncc_error *error);
+/* The residual and both outputs are given exactly where the epilogue has them. */
+bnncc_status epilogue_check_tensors(const epilogue *epilogue, const float *residual, const float *y,
+                                    const uint8_t *bits, bnncc_error *error);
+
+/* A kernel makes floats of dot products by `epilogue_floats`, or in a way of its own that rounds the same, and hands
+ * them to `epilogue_steps` where there are steps; it makes bits by `epilogue_signs` where there is a threshold, else
+ * they come from the steps. */
 
 /* y[i] = dots[i] * scale + shift of the channel, for `count` positions. */
 static inline void epilogue_floats(const epilogue *epilogue, size_t channel, const int32_t *dots, size_t count,
@@ -31,6 +38,13 @@ static inline void epilogue_floats(const epilogue *epilogue, size_t channel, con
 /* Bit i = (dots[i] >= threshold of the channel), for `count` <= 64 positions; the bits above are 0. */
 static inline uint64_t epilogue_signs(const epilogue *epilogue, size_t channel, const int32_t *dots, size_t count) {
     return epilogue->signs(dots, count, epilogue->threshold[channel]);
+}
+
+/* The steps on `count` <= 64 floats of a channel, in place; residual: those of the same positions, where a step adds
+ * it. Returns the bits taken from what they give, 0 where there are none. */
+static inline uint64_t epilogue_steps(const epilogue *epilogue, size_t channel, const float *residual, size_t count,
+                                      float *y) {
+    return epilogue->steps.apply(&epilogue->steps, channel, residual, count, y);
 }
 
 #endif /* BNNCC_EPILOGUE_H */

@@ -157,7 +157,7 @@ def test_filter_trees_change_no_result(op):
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(hinted))
     x = random_bits(RNG, 2, 16, 8, 2)
     expected = session(plain).run(None, {"x": x})
-    for got in (*run_both(hinted, x), ReferenceEvaluator(hinted).run(None, {"x": x})):
+    for got in (*run_both(hinted, {"x": x}), ReferenceEvaluator(hinted).run(None, {"x": x})):
         assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
 
 

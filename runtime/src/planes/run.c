@@ -134,6 +134,29 @@ __attribute__((always_inline)) static inline void store_rows(const planes_sheet 
     }
 }
 
+/* The steps on the floats of a channel that one word of lanes has given, and their bits as slots. Rows that follow one
+ * another in the output are taken at once: slots of 16 pixels are hardly worth a call. */
+static void finish_word(const planes_job *job, const planes_expansion *word, size_t channel, uint8_t *slots) {
+    const epilogue *epilogue = job->conv->epilogue;
+    const size_t slot_count = 8 / word->pitch;
+    for (size_t first = 0, end; first < slot_count; first = end) {
+        float *y = word->y[first];
+        size_t count = word->count[first];
+        for (end = first + 1; end < slot_count && count && word->count[end] && word->y[end] == y + count; end++)
+            count += word->count[end];
+        if (!count)
+            continue;
+        const float *residual = job->residual ? job->residual + (y - job->y) : NULL;
+        uint64_t signs = epilogue_steps(epilogue, channel, residual, count, y);
+        if (!job->bits)
+            continue;
+        for (size_t slot = first; slot < end; slot++) {
+            store_slot(slots + slot * word->pitch, signs, word->pitch);
+            signs = end - first > 1 ? signs >> word->count[slot] : 0; /* by less than 64 where there are more */
+        }
+    }
+}
+
 /* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. */
 static void expand_block(const planes_sheet *sheet, size_t group, size_t j, const uint8_t *counted) {
     const planes_job *job = sheet->job;
@@ -165,6 +188,9 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
             word.scale = conv->epilogue->scale[channel];
             word.shift = conv->epilogue->shift[channel];
             conv->expand(&word);
+            if (conv->epilogue->steps.count)
+                finish_word(job, &word, channel,
+                            sheet->signs + (channel * job->rows + j) * plan->lane_bytes + begin * plan->pitch);
             word.counted += channel_bytes;
             for (size_t i = 0; i < word_slots; i++)
                 if (word.count[i]) {
@@ -240,10 +266,10 @@ static void count_rows(void *argument, size_t piece, size_t begin, size_t end) {
             .parity = counters,
             .counters = counters + lane_bytes,
             .signs_pitch = job->rows * lane_bytes,
-            .want_signs = job->bits != NULL,
+            .want_signs = job->compares_dots,
             .counted = job->y ? counted : NULL,
         };
-        if (job->bits) {
+        if (job->compares_dots) {
             block.signs = sheet->signs + (group * plan->group_filters * job->rows + j) * lane_bytes;
             find_classes(sheet, j, masks, &block);
             block.constants += group * conv->group_words;
@@ -323,20 +349,28 @@ static void size_pieces(planes_job *job, bool *overflow) {
     size_t bytes = 0;
     reserve(&bytes, vectors, plan->lane_bytes, overflow);
     job->counter_bytes = bytes;
-    reserve(&bytes, job->bits ? 64 : 0, plan->lane_bytes, overflow);
+    reserve(&bytes, job->compares_dots ? 64 : 0, plan->lane_bytes, overflow);
     job->mask_bytes = bytes - job->counter_bytes;
     reserve(&bytes, counted, plan->lane_bytes, overflow);
     job->piece_bytes = bytes;
 }
 
-bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, size_t batch, size_t height, size_t out_height,
-                             float *y, uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const float *residual, size_t batch,
+                             size_t height, size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                             bnncc_error *error) {
     const size_t group_bytes = (size_t)8 << 20, scratch_bytes = (size_t)64 << 20;
     const planes_plan *plan = &conv->plan;
     const size_t groups = (size_t)plan->params.group, columns = (size_t)plan->params.kernel_shape[1];
     const size_t channels = (size_t)plan->params.out_channels;
     bool overflow = false;
-    planes_job job = {.conv = conv, .x = x, .y = y, .bits = bits, .height = height, .out_height = out_height};
+    planes_job job = {.conv = conv,
+                      .x = x,
+                      .residual = residual,
+                      .y = y,
+                      .bits = bits,
+                      .compares_dots = conv->epilogue->threshold != NULL,
+                      .height = height,
+                      .out_height = out_height};
     job.x_end = x + batch * (size_t)plan->params.in_channels * height * sign_bytes((size_t)plan->params.width);
     job.slots = plan->lane_bytes / plan->pitch;
     job.rows = planes_band_rows(plan, out_height);

@@ -274,7 +274,7 @@ static void fuzz_conv(tally *tally, random_state *random) {
                 float *y = epilogue.scale ? must_allocate(small ? (size_t)outputs * sizeof(float) : 1) : NULL;
                 const size_t rows = (size_t)(images * n[0] * out_height);
                 uint8_t *bits = epilogue.threshold ? must_allocate(small ? rows * bytes_of(out_width) : 1) : NULL;
-                const bnncc_status ran = bnncc_conv_run(conv, random_one_in(random, 30) ? NULL : x, n[15], n[16],
+                const bnncc_status ran = bnncc_conv_run(conv, random_one_in(random, 30) ? NULL : x, NULL, n[15], n[16],
                                                         random_one_in(random, 30) ? NULL : y, bits,
                                                         random_one_in(random, 2) ? &backwards : NULL, &error);
                 check_status(tally, ran, &error);

@@ -161,7 +161,7 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
             memset(bits, 0xa5, bytes); /* what is not written, and unused bits that are not cleared, must show */
         if (y)
             memset(y, 0xa5, count * sizeof *y);
-        status = bnncc_conv_run(conv, x, batch, height, y, bits, parallel_of(order), &error);
+        status = bnncc_conv_run(conv, x, NULL, batch, height, y, bits, parallel_of(order), &error);
         CHECK(tally, status == BNNCC_OK, "%s", error.message);
         size_t wrong_floats = 0, wrong_bits = 0;
         for (size_t o = 0; o < count; o++) {
@@ -229,7 +229,7 @@ static void test_split(tally *tally, random_state *random, const bool *supported
         for (int o = 0; o < ORDERS; o++) {
             memset(y, 0xa5, count);
             memset(bits, 0xa5, bytes);
-            const bnncc_status status = bnncc_conv_run(conv, x, batch, height, first ? first_y : y,
+            const bnncc_status status = bnncc_conv_run(conv, x, NULL, batch, height, first ? first_y : y,
                                                        first ? first_bits : bits, parallel_of(&orders[o]), &error);
             CHECK(tally, status == BNNCC_OK, "%s", error.message);
             if (!first)

@@ -51,7 +51,7 @@ static bnncc_status use_conv(bnncc_error *error) {
     bnncc_conv *conv = NULL;
     bnncc_status status = bnncc_conv_create(&params, data, 6, &epilogue, &tree, BNNCC_ISA_AUTO, &conv, error);
     if (!status)
-        status = bnncc_conv_run(conv, data, 1, 5, y, bits, NULL, error);
+        status = bnncc_conv_run(conv, data, NULL, 1, 5, y, bits, NULL, error);
     bnncc_conv_destroy(conv);
     return status;
 }

@@ -139,7 +139,7 @@ static void check_form(tally *tally, random_state *random, const layer *made, si
     if (my_bits)
         memset(my_bits, 0xa5, bit_bytes);
     if (!status)
-        status = planes_conv_run(conv, made->x, (size_t)made->batch, (size_t)made->height, (size_t)out_height, my_y,
+        status = planes_conv_run(conv, made->x, NULL, (size_t)made->batch, (size_t)made->height, (size_t)out_height, my_y,
                                  my_bits, parallel_of(order), &error);
     CHECK(tally, !status && (!y || !memcmp(y, my_y, y_bytes)) && (!bits || !memcmp(bits, my_bits, bit_bytes)),
           "%s, %d bits, %s%s: %d>%d/%d kernel %dx%d stride %d,%d dilation %d,%d pads %d,%d,%d,%d by %d input %dx%dx%d",
@@ -168,7 +168,7 @@ static bool test_layer(tally *tally, random_state *random) {
         const size_t rows = (size_t)(made.batch * made.params.out_channels * out_height);
         float *y = made.epilogue.scale ? must_allocate(rows * (size_t)out_width * sizeof(float)) : NULL;
         uint8_t *bits = made.epilogue.threshold ? must_allocate(rows * packed_bytes(out_width)) : NULL;
-        CHECK(tally, !bnncc_conv_run(dot, made.x, made.batch, made.height, y, bits, NULL, &error), "%s", error.message);
+        CHECK(tally, !bnncc_conv_run(dot, made.x, NULL, made.batch, made.height, y, bits, NULL, &error), "%s", error.message);
         CHECK(tally,
               !group_trees_create(&made.tree, made.weight, (size_t)made.params.group,
                                   (size_t)(made.params.out_channels / made.params.group), (size_t)made.length, &trees,

@@ -168,7 +168,7 @@ static void test_group_trees(tally *tally, random_state *random) {
         bnncc_conv *conv = NULL;
         const bnncc_status status = bnncc_conv_create(&params, weight, (size_t)params.out_channels * bytes, &epilogue,
                                                       with ? &made.tree : NULL, BNNCC_ISA_AUTO, &conv, &error);
-        CHECK(tally, !status && !bnncc_conv_run(conv, x, 1, 1, with ? hinted : plain, NULL, NULL, &error), "%s",
+        CHECK(tally, !status && !bnncc_conv_run(conv, x, NULL, 1, 1, with ? hinted : plain, NULL, NULL, &error), "%s",
               error.message);
         bnncc_conv_destroy(conv);
     }
