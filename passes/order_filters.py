@@ -21,7 +21,6 @@ from bnncc.passes.base import Context, LayerRecord, PassResult
 from bnncc.passes.filter_tree import FilterTree, TreeOptions, engine_tree, paper_tree, size_with_positions
 from bnncc.runtime.functions import DOMAIN
 
-CONVOLUTIONS = ("BinaryConv", "BinaryConvThreshold", "BinaryConvDual")
 ATTRIBUTES = ("tree_nodes", "tree_parents", "tree_flipped")
 
 MOST_FILTERS = 1 << 12  # of a group: distances between all pairs are kept
@@ -39,7 +38,7 @@ class OrderFilters:
         result = PassResult()
         options = tree_options(context.config)
         for node in graph.nodes:
-            if node.domain == DOMAIN and node.op in CONVOLUTIONS:
+            if node.domain == DOMAIN and node.op.startswith("BinaryConv"):
                 _order(node, options, context, result)
         return result
 

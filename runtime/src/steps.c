@@ -65,51 +65,82 @@ __attribute__((target("avx2"))) static uint64_t apply_avx2(const steps *steps, s
     return apply(steps, channel, residual, count, y);
 }
 
-/* All steps on 16 positions in a register. The comparisons of minimum and maximum give their second operand where one
- * is NaN: the value itself. */
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) static uint64_t
-apply_avx512(const steps *steps, size_t channel, const float *residual, size_t count, float *y) {
-    const float *operands = steps->operands + channel * steps->count;
-    uint64_t signs = 0;
-    for (size_t i = 0; i < count; i += 16) {
-        const __mmask16 present = (__mmask16)((1u << smaller(count - i, 16)) - 1);
-        __m512 value = _mm512_maskz_loadu_ps(present, y + i);
-        for (size_t step = 0; step < steps->count; step++) {
-            const __m512 operand = _mm512_set1_ps(operands[step]);
-            switch ((bnncc_step)steps->kinds[step]) {
-            case BNNCC_STEP_ADD:
-                value = _mm512_add_ps(value, operand);
-                break;
-            case BNNCC_STEP_MULTIPLY:
-                value = _mm512_mul_ps(value, operand);
-                break;
-            case BNNCC_STEP_RESIDUAL:
-                value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(present, residual + i));
-                break;
-            case BNNCC_STEP_PRELU: {
-                const __mmask16 rest = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NGT_UQ);
-                value = _mm512_mask_mul_ps(value, rest, value, operand);
-                break;
-            }
-            case BNNCC_STEP_MAXIMUM:
-                value = _mm512_max_ps(operand, value);
-                break;
-            case BNNCC_STEP_MINIMUM:
-                value = _mm512_min_ps(operand, value);
-                break;
-            }
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+
+/* The positions of so many vectors, the last of which may be a part of one, in registers from the first step to the
+ * bits: the number is a constant where it is called. */
+AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(const steps *steps, size_t channel,
+                                                                            const float *residual, const size_t vectors,
+                                                                            size_t count, float *y) {
+    const size_t last = vectors - 1;
+    const __mmask16 present = (__mmask16)(0xffffu >> (16 * vectors - count));
+    const __m512 zero = _mm512_setzero_ps();
+    __m512 values[4];
+    for (size_t i = 0; i < last; i++)
+        values[i] = _mm512_loadu_ps(y + 16 * i);
+    values[last] = _mm512_maskz_loadu_ps(present, y + 16 * last);
+    for (size_t step = 0; step < steps->count; step++) {
+        const __m512 operand = _mm512_set1_ps(steps->operands[channel * steps->count + step]);
+        switch ((bnncc_step)steps->kinds[step]) {
+        case BNNCC_STEP_ADD:
+            for (size_t i = 0; i < vectors; i++)
+                values[i] = _mm512_add_ps(values[i], operand);
+            break;
+        case BNNCC_STEP_MULTIPLY:
+            for (size_t i = 0; i < vectors; i++)
+                values[i] = _mm512_mul_ps(values[i], operand);
+            break;
+        case BNNCC_STEP_RESIDUAL:
+            for (size_t i = 0; i < last; i++)
+                values[i] = _mm512_add_ps(values[i], _mm512_loadu_ps(residual + 16 * i));
+            values[last] = _mm512_add_ps(values[last], _mm512_maskz_loadu_ps(present, residual + 16 * last));
+            break;
+        case BNNCC_STEP_PRELU:
+            for (size_t i = 0; i < vectors; i++)
+                values[i] =
+                    _mm512_mask_mul_ps(values[i], _mm512_cmp_ps_mask(values[i], zero, _CMP_NGT_UQ), values[i], operand);
+            break;
+        case BNNCC_STEP_MAXIMUM: /* where one of the two is NaN, these give the second: the value itself */
+            for (size_t i = 0; i < vectors; i++)
+                values[i] = _mm512_max_ps(operand, values[i]);
+            break;
+        case BNNCC_STEP_MINIMUM:
+            for (size_t i = 0; i < vectors; i++)
+                values[i] = _mm512_min_ps(operand, values[i]);
+            break;
         }
-        _mm512_mask_storeu_ps(y + i, present, value);
-        if (!steps->threshold)
-            continue;
-        const __m512 threshold = _mm512_set1_ps(steps->threshold[channel]);
-        __mmask16 compared = steps->direction[channel] > 0 ? _mm512_cmp_ps_mask(value, threshold, _CMP_GE_OQ)
-                                                           : _mm512_cmp_ps_mask(value, threshold, _CMP_LE_OQ);
-        if (steps->nan_bit)
-            compared |= _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-        signs |= (uint64_t)(compared & present) << i;
+    }
+    for (size_t i = 0; i < last; i++)
+        _mm512_storeu_ps(y + 16 * i, values[i]);
+    _mm512_mask_storeu_ps(y + 16 * last, present, values[last]);
+    if (!steps->threshold)
+        return 0;
+    /* x <= t exactly where -x >= -t; "not less than" is "greater or equal" but for NaN, where it holds. */
+    const __m512 flip = steps->direction[channel] > 0 ? _mm512_setzero_ps() : _mm512_set1_ps(-0.0f);
+    const __m512 threshold = _mm512_xor_ps(_mm512_set1_ps(steps->threshold[channel]), flip);
+    uint64_t signs = 0;
+    for (size_t i = 0; i < vectors; i++) {
+        const __m512 value = _mm512_xor_ps(values[i], flip);
+        const __mmask16 compared = steps->nan_bit ? _mm512_cmp_ps_mask(value, threshold, _CMP_NLT_UQ)
+                                                  : _mm512_cmp_ps_mask(value, threshold, _CMP_GE_OQ);
+        signs |= (uint64_t)(i < last ? compared : compared & present) << (16 * i);
     }
     return signs;
+}
+
+AVX512 static uint64_t apply_avx512(const steps *steps, size_t channel, const float *residual, size_t count, float *y) {
+    switch (divide_up(count, 16)) {
+    case 4:
+        return vectors_avx512(steps, channel, residual, 4, count, y);
+    case 3:
+        return vectors_avx512(steps, channel, residual, 3, count, y);
+    case 2:
+        return vectors_avx512(steps, channel, residual, 2, count, y);
+    case 1:
+        return vectors_avx512(steps, channel, residual, 1, count, y);
+    default:
+        return 0;
+    }
 }
 #endif
 

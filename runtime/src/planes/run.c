@@ -134,10 +134,9 @@ __attribute__((always_inline)) static inline void store_rows(const planes_sheet 
     }
 }
 
-/* The steps on the floats of a channel that one word of lanes has given, and their bits as slots. Rows that follow one
+/* The steps on the floats that one word of lanes has given for a channel, and their bits as slots. Rows that follow one
  * another in the output are taken at once: slots of 16 pixels are hardly worth a call. */
 static void finish_word(const planes_job *job, const planes_expansion *word, size_t channel, uint8_t *slots) {
-    const epilogue *epilogue = job->conv->epilogue;
     const size_t slot_count = 8 / word->pitch;
     for (size_t first = 0, end; first < slot_count; first = end) {
         float *y = word->y[first];
@@ -147,7 +146,7 @@ static void finish_word(const planes_job *job, const planes_expansion *word, siz
         if (!count)
             continue;
         const float *residual = job->residual ? job->residual + (y - job->y) : NULL;
-        uint64_t signs = epilogue_steps(epilogue, channel, residual, count, y);
+        uint64_t signs = epilogue_steps(job->conv->epilogue, channel, residual, count, y);
         if (!job->bits)
             continue;
         for (size_t slot = first; slot < end; slot++) {
@@ -157,15 +156,26 @@ static void finish_word(const planes_job *job, const planes_expansion *word, siz
     }
 }
 
-/* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. */
+/* From one channel's pixels to the next one's. */
+static void next_channel(const planes_job *job, planes_expansion *word) {
+    const planes_plan *plan = &job->conv->plan;
+    word->counted += (1 + (size_t)plan->counter_planes) * plan->lane_bytes;
+    for (size_t slot = 0; slot < 8 / plan->pitch; slot++)
+        if (word->count[slot]) {
+            word->sums[slot] += plan->out_width;
+            word->y[slot] += job->out_height * plan->out_width;
+        }
+}
+
+/* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. The steps
+ * come a few channels later, when what was stored in parts of vectors can be loaded again without waiting. */
 static void expand_block(const planes_sheet *sheet, size_t group, size_t j, const uint8_t *counted) {
+    const size_t channels_at_once = 16;
     const planes_job *job = sheet->job;
     const planes_conv *conv = job->conv;
     const planes_plan *plan = &conv->plan;
     const size_t channels = (size_t)plan->params.out_channels, word_slots = 8 / plan->pitch;
-    const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes,
-                 first = group * plan->group_filters;
-    const size_t channel_pixels = job->out_height * plan->out_width;
+    const size_t first = group * plan->group_filters, last = first + plan->group_filters;
     for (size_t begin = 0; begin < sheet->used_slots; begin += word_slots) {
         planes_expansion word = {
             .counted = counted + begin * plan->pitch,
@@ -182,21 +192,23 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
             word.sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
             word.y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
         }
-        for (size_t channel = first; channel < first + plan->group_filters; channel++) {
-            word.offset = conv->offsets[channel];
-            word.flipped = conv->flipped[channel];
-            word.scale = conv->epilogue->scale[channel];
-            word.shift = conv->epilogue->shift[channel];
-            conv->expand(&word);
-            if (conv->epilogue->steps.count)
-                finish_word(job, &word, channel,
-                            sheet->signs + (channel * job->rows + j) * plan->lane_bytes + begin * plan->pitch);
-            word.counted += channel_bytes;
-            for (size_t i = 0; i < word_slots; i++)
-                if (word.count[i]) {
-                    word.sums[i] += plan->out_width;
-                    word.y[i] += channel_pixels;
-                }
+        for (size_t from = first; from < last; from += channels_at_once) {
+            const size_t to = smaller(from + channels_at_once, last);
+            planes_expansion done = word;
+            for (size_t channel = from; channel < to; channel++, next_channel(job, &word)) {
+                word.offset = conv->offsets[channel];
+                word.flipped = conv->flipped[channel];
+                word.scale = conv->epilogue->scale[channel];
+                word.shift = conv->epilogue->shift[channel];
+                conv->expand(&word);
+            }
+            if (!conv->epilogue->steps.count)
+                continue;
+            uint8_t *slots = sheet->signs + (from * job->rows + j) * plan->lane_bytes + begin * plan->pitch;
+            for (size_t channel = from; channel < to; channel++, next_channel(job, &done)) {
+                finish_word(job, &done, channel, slots);
+                slots += job->rows * plan->lane_bytes;
+            }
         }
     }
 }
