@@ -194,7 +194,7 @@ BNNCC_API bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t h
 BNNCC_API const char *bnncc_conv_kernel(const bnncc_conv *conv);
 /* y: float32 [batch, out_channels, out_height, out_width], NULL exactly where the epilogue gives no float output;
  * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)], NULL exactly where it gives no bits;
- * residual: float32 of y's shape, no part of y, NULL exactly where no step adds it. */
+ * residual: float32 of y's shape, y itself or apart from it, NULL exactly where no step adds it. */
 BNNCC_API bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const float *residual, int64_t batch,
                                       int64_t height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
                                       bnncc_error *error);

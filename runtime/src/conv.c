@@ -344,11 +344,14 @@ static void store_tile(const conv_job *job, size_t image, size_t row, size_t row
         /* A tile of several rows is as wide as the image, so its pixels are neighbours in the float output. */
         const size_t at = first_row * out_width + column;
         uint64_t signs = 0;
-        if (job->y)
+        if (conv->epilogue.steps.count) {
+            float values[DOT_TILE];
+            epilogue_floats(&conv->epilogue, channel, dots, rows * columns, values);
+            signs = epilogue_steps(&conv->epilogue, channel, values, job->residual ? job->residual + at : NULL,
+                                   rows * columns, job->y + at);
+        } else if (job->y) {
             epilogue_floats(&conv->epilogue, channel, dots, rows * columns, job->y + at);
-        if (conv->epilogue.steps.count)
-            signs = epilogue_steps(&conv->epilogue, channel, job->residual ? job->residual + at : NULL, rows * columns,
-                                   job->y + at);
+        }
         if (conv->epilogue.threshold)
             signs = epilogue_signs(&conv->epilogue, channel, dots, rows * columns);
         if (job->bits) {

@@ -40,11 +40,10 @@ static inline uint64_t epilogue_signs(const epilogue *epilogue, size_t channel, 
     return epilogue->signs(dots, count, epilogue->threshold[channel]);
 }
 
-/* The steps on `count` <= 64 floats of a channel, in place; residual: those of the same positions, where a step adds
- * it. Returns the bits taken from what they give, 0 where there are none. */
-static inline uint64_t epilogue_steps(const epilogue *epilogue, size_t channel, const float *residual, size_t count,
-                                      float *y) {
-    return epilogue->steps.apply(&epilogue->steps, channel, residual, count, y);
+/* See steps_function. */
+static inline uint64_t epilogue_steps(const epilogue *epilogue, size_t channel, float *values, const float *residual,
+                                      size_t count, float *y) {
+    return epilogue->steps.apply(&epilogue->steps, channel, values, residual, count, y);
 }
 
 #endif /* BNNCC_EPILOGUE_H */

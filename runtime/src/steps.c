@@ -5,64 +5,67 @@
 #include "checked.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 /* The definition: the steps one after the other, then the bits. Comparisons leave NaN as it is. */
-__attribute__((always_inline)) static inline uint64_t apply(const steps *steps, size_t channel, const float *residual,
-                                                            size_t count, float *y) {
+__attribute__((always_inline)) static inline uint64_t apply(const steps *steps, size_t channel, float *values,
+                                                            const float *residual, size_t count, float *y) {
     for (size_t step = 0; step < steps->count; step++) {
         const float operand = steps->operands[channel * steps->count + step];
         switch ((bnncc_step)steps->kinds[step]) {
         case BNNCC_STEP_ADD:
             for (size_t i = 0; i < count; i++)
-                y[i] = y[i] + operand;
+                values[i] = values[i] + operand;
             break;
         case BNNCC_STEP_MULTIPLY:
             for (size_t i = 0; i < count; i++)
-                y[i] = y[i] * operand;
+                values[i] = values[i] * operand;
             break;
         case BNNCC_STEP_RESIDUAL:
             for (size_t i = 0; i < count; i++)
-                y[i] = y[i] + residual[i];
+                values[i] = values[i] + residual[i];
             break;
         case BNNCC_STEP_PRELU:
             for (size_t i = 0; i < count; i++)
-                y[i] = y[i] > 0 ? y[i] : y[i] * operand;
+                values[i] = values[i] > 0 ? values[i] : values[i] * operand;
             break;
         case BNNCC_STEP_MAXIMUM:
             for (size_t i = 0; i < count; i++)
-                y[i] = y[i] < operand ? operand : y[i];
+                values[i] = values[i] < operand ? operand : values[i];
             break;
         case BNNCC_STEP_MINIMUM:
             for (size_t i = 0; i < count; i++)
-                y[i] = y[i] > operand ? operand : y[i];
+                values[i] = values[i] > operand ? operand : values[i];
             break;
         }
     }
+    memcpy(y, values, count * sizeof *y);
     uint64_t signs = 0;
     if (steps->threshold) {
         const float threshold = steps->threshold[channel];
         const bool upward = steps->direction[channel] > 0;
         for (size_t i = 0; i < count; i++) {
-            const bool compared = upward ? y[i] >= threshold : y[i] <= threshold;
-            signs |= (uint64_t)(y[i] != y[i] ? steps->nan_bit : compared) << i;
+            const bool compared = upward ? values[i] >= threshold : values[i] <= threshold;
+            signs |= (uint64_t)(values[i] != values[i] ? steps->nan_bit : compared) << i;
         }
     }
     return signs;
 }
 
-static uint64_t apply_portable(const steps *steps, size_t channel, const float *residual, size_t count, float *y) {
-    return apply(steps, channel, residual, count, y);
+static uint64_t apply_portable(const steps *steps, size_t channel, float *values, const float *residual, size_t count,
+                               float *y) {
+    return apply(steps, channel, values, residual, count, y);
 }
 
 #if defined(__x86_64__)
 /* The same loops, for wider registers. */
-__attribute__((target("avx2"))) static uint64_t apply_avx2(const steps *steps, size_t channel, const float *residual,
-                                                           size_t count, float *y) {
-    return apply(steps, channel, residual, count, y);
+__attribute__((target("avx2"))) static uint64_t apply_avx2(const steps *steps, size_t channel, float *values,
+                                                           const float *residual, size_t count, float *y) {
+    return apply(steps, channel, values, residual, count, y);
 }
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
@@ -70,46 +73,55 @@ __attribute__((target("avx2"))) static uint64_t apply_avx2(const steps *steps, s
 /* The positions of so many vectors, the last of which may be a part of one, in registers from the first step to the
  * bits: the number is a constant where it is called. */
 AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(const steps *steps, size_t channel,
-                                                                            const float *residual, const size_t vectors,
-                                                                            size_t count, float *y) {
+                                                                            const float *from, const float *residual,
+                                                                            const size_t vectors, size_t count,
+                                                                            float *y) {
     const size_t last = vectors - 1;
     const __mmask16 present = (__mmask16)(0xffffu >> (16 * vectors - count));
     const __m512 zero = _mm512_setzero_ps();
     __m512 values[4];
+#pragma GCC unroll 4
     for (size_t i = 0; i < last; i++)
-        values[i] = _mm512_loadu_ps(y + 16 * i);
-    values[last] = _mm512_maskz_loadu_ps(present, y + 16 * last);
+        values[i] = _mm512_loadu_ps(from + 16 * i);
+    values[last] = _mm512_maskz_loadu_ps(present, from + 16 * last);
     for (size_t step = 0; step < steps->count; step++) {
         const __m512 operand = _mm512_set1_ps(steps->operands[channel * steps->count + step]);
         switch ((bnncc_step)steps->kinds[step]) {
         case BNNCC_STEP_ADD:
+#pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
                 values[i] = _mm512_add_ps(values[i], operand);
             break;
         case BNNCC_STEP_MULTIPLY:
+#pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
                 values[i] = _mm512_mul_ps(values[i], operand);
             break;
         case BNNCC_STEP_RESIDUAL:
+#pragma GCC unroll 4
             for (size_t i = 0; i < last; i++)
                 values[i] = _mm512_add_ps(values[i], _mm512_loadu_ps(residual + 16 * i));
             values[last] = _mm512_add_ps(values[last], _mm512_maskz_loadu_ps(present, residual + 16 * last));
             break;
         case BNNCC_STEP_PRELU:
+#pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
                 values[i] =
                     _mm512_mask_mul_ps(values[i], _mm512_cmp_ps_mask(values[i], zero, _CMP_NGT_UQ), values[i], operand);
             break;
         case BNNCC_STEP_MAXIMUM: /* where one of the two is NaN, these give the second: the value itself */
+#pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
                 values[i] = _mm512_max_ps(operand, values[i]);
             break;
         case BNNCC_STEP_MINIMUM:
+#pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
                 values[i] = _mm512_min_ps(operand, values[i]);
             break;
         }
     }
+#pragma GCC unroll 4
     for (size_t i = 0; i < last; i++)
         _mm512_storeu_ps(y + 16 * i, values[i]);
     _mm512_mask_storeu_ps(y + 16 * last, present, values[last]);
@@ -119,6 +131,7 @@ AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(cons
     const __m512 flip = steps->direction[channel] > 0 ? _mm512_setzero_ps() : _mm512_set1_ps(-0.0f);
     const __m512 threshold = _mm512_xor_ps(_mm512_set1_ps(steps->threshold[channel]), flip);
     uint64_t signs = 0;
+#pragma GCC unroll 4
     for (size_t i = 0; i < vectors; i++) {
         const __m512 value = _mm512_xor_ps(values[i], flip);
         const __mmask16 compared = steps->nan_bit ? _mm512_cmp_ps_mask(value, threshold, _CMP_NLT_UQ)
@@ -128,16 +141,17 @@ AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(cons
     return signs;
 }
 
-AVX512 static uint64_t apply_avx512(const steps *steps, size_t channel, const float *residual, size_t count, float *y) {
+AVX512 static uint64_t apply_avx512(const steps *steps, size_t channel, float *values, const float *residual,
+                                    size_t count, float *y) {
     switch (divide_up(count, 16)) {
     case 4:
-        return vectors_avx512(steps, channel, residual, 4, count, y);
+        return vectors_avx512(steps, channel, values, residual, 4, count, y);
     case 3:
-        return vectors_avx512(steps, channel, residual, 3, count, y);
+        return vectors_avx512(steps, channel, values, residual, 3, count, y);
     case 2:
-        return vectors_avx512(steps, channel, residual, 2, count, y);
+        return vectors_avx512(steps, channel, values, residual, 2, count, y);
     case 1:
-        return vectors_avx512(steps, channel, residual, 1, count, y);
+        return vectors_avx512(steps, channel, values, residual, 1, count, y);
     default:
         return 0;
     }

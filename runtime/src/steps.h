@@ -7,8 +7,10 @@
 #include <stdbool.h>
 
 struct steps;
-typedef uint64_t steps_function(const struct steps *steps, size_t channel, const float *residual, size_t count,
-                                float *y);
+/* The steps on `count` <= 64 floats of a channel: from `values`, which are lost, to y. residual: those of the same
+ * positions, where a step adds it; it may be y itself. Returns the bits taken from y, 0 where there are none. */
+typedef uint64_t steps_function(const struct steps *steps, size_t channel, float *values, const float *residual,
+                                size_t count, float *y);
 
 typedef struct steps {
     size_t count; /* 0: there are none, nor anything else here */

@@ -238,6 +238,17 @@ static bnncc_status run(const void *state, op_call *call, bnncc_error *error) {
     return bnncc_conv_run(op->conv, input.data, residual.data, input.dims[0], input.dims[2], y, bits, &parallel, error);
 }
 
+/* The float output may take the residual's place: each pixel of that is read before it is written. */
+static size_t residual_inplace(int **inputs, int **outputs) {
+    *inputs = malloc(sizeof **inputs);
+    *outputs = malloc(sizeof **outputs);
+    if (!*inputs || !*outputs)
+        return 0;
+    **inputs = INPUT_RESIDUAL;
+    **outputs = 0;
+    return 1;
+}
+
 static void infer(op_shapes *shapes) {
     op_dim dims[RANK_LIMIT];
     size_t rank = 0;
@@ -303,6 +314,7 @@ const op_spec conv_ops[CONV_OP_COUNT] = {
      .create = create,
      .run = run,
      .destroy = destroy,
+     .may_inplace = residual_inplace,
      .infer = infer},
     {.name = "BinaryConvStepsDual",
      .gives_float = true,
@@ -317,5 +329,6 @@ const op_spec conv_ops[CONV_OP_COUNT] = {
      .create = create,
      .run = run,
      .destroy = destroy,
+     .may_inplace = residual_inplace,
      .infer = infer},
 };

@@ -545,6 +545,11 @@ static struct OrtStatus *infer_shapes(const ort_custom_op *op, struct OrtShapeIn
     return NULL;
 }
 
+static void release_inplace(int *inputs, int *outputs) {
+    free(inputs);
+    free(outputs);
+}
+
 void bind_op(bound_op *bound, const op_spec *spec, const ort_api *api) {
     *bound = (bound_op){
         .table = {.version = ORT_ABI_VERSION,
@@ -560,7 +565,9 @@ void bind_op(bound_op *bound, const op_spec *spec, const ort_api *api) {
                   .get_input_memory_type = get_memory_type,
                   .create_kernel_v2 = create_kernel,
                   .kernel_compute_v2 = compute,
-                  .infer_output_shape = infer_shapes},
+                  .infer_output_shape = infer_shapes,
+                  .get_may_inplace = spec->may_inplace,
+                  .release_may_inplace = spec->may_inplace ? release_inplace : NULL},
         .api = api,
         .spec = spec,
     };

@@ -29,6 +29,8 @@ typedef struct op_spec {
     bnncc_status (*run)(const void *state, op_call *call, bnncc_error *error);
     /* Frees what the state points to, also that of a `create` that failed; NULL where it points to nothing. */
     void (*destroy)(void *state);
+    /* NULL, or which outputs may have the memory of which inputs, as ort_custom_op asks it; from malloc. */
+    size_t (*may_inplace)(int **inputs, int **outputs);
     /* Gives the output shapes that can be told; says nothing about a bad node, which `create` will refuse. */
     void (*infer)(op_shapes *shapes);
 } op_spec;

@@ -134,48 +134,59 @@ __attribute__((always_inline)) static inline void store_rows(const planes_sheet 
     }
 }
 
-/* The steps on the floats that one word of lanes has given for a channel, and their bits as slots. Rows that follow one
- * another in the output are taken at once: slots of 16 pixels are hardly worth a call. */
-static void finish_word(const planes_job *job, const planes_expansion *word, size_t channel, uint8_t *slots) {
-    const size_t slot_count = 8 / word->pitch;
-    for (size_t first = 0, end; first < slot_count; first = end) {
-        float *y = word->y[first];
-        size_t count = word->count[first];
-        for (end = first + 1; end < slot_count && count && word->count[end] && word->y[end] == y + count; end++)
-            count += word->count[end];
-        if (!count)
+/* Rows of a word's slots that follow one another in the output, so that their steps are taken at once: a few pixels are
+ * hardly worth a call. y: where they begin for the channel at hand. */
+typedef struct word_run {
+    size_t first, end; /* slots */
+    size_t pixels;
+    float *y;
+} word_run;
+
+/* The runs of a word whose slots have rows at y; returns how many there are. */
+static size_t find_runs(const planes_expansion *word, float *const y[8], size_t slots, word_run runs[8]) {
+    size_t count = 0;
+    for (size_t slot = 0; slot < slots; slot++) {
+        word_run *last = count ? &runs[count - 1] : NULL;
+        if (!word->count[slot])
             continue;
-        const float *residual = job->residual ? job->residual + (y - job->y) : NULL;
-        uint64_t signs = epilogue_steps(job->conv->epilogue, channel, residual, count, y);
-        if (!job->bits)
-            continue;
-        for (size_t slot = first; slot < end; slot++) {
-            store_slot(slots + slot * word->pitch, signs, word->pitch);
-            signs = end - first > 1 ? signs >> word->count[slot] : 0; /* by less than 64 where there are more */
+        if (last && last->end == slot && y[slot] == last->y + last->pixels) {
+            last->end++;
+            last->pixels += word->count[slot];
+        } else {
+            runs[count++] = (word_run){slot, slot + 1, word->count[slot], y[slot]};
         }
+    }
+    return count;
+}
+
+/* The steps on a run of a channel, and their bits as slots. */
+static void finish_run(const planes_job *job, const planes_expansion *word, const word_run *run, size_t channel,
+                       float *values, uint8_t *slots) {
+    const float *residual = job->residual ? job->residual + (run->y - job->y) : NULL;
+    uint64_t signs = epilogue_steps(job->conv->epilogue, channel, values, residual, run->pixels, run->y);
+    if (!job->bits)
+        return;
+    store_slot(slots + run->first * word->pitch, signs, word->pitch);
+    for (size_t slot = run->first + 1; slot < run->end; slot++) {
+        signs >>= word->count[slot - 1]; /* by less than 64, since there are more */
+        store_slot(slots + slot * word->pitch, signs, word->pitch);
     }
 }
 
-/* From one channel's pixels to the next one's. */
-static void next_channel(const planes_job *job, planes_expansion *word) {
-    const planes_plan *plan = &job->conv->plan;
-    word->counted += (1 + (size_t)plan->counter_planes) * plan->lane_bytes;
-    for (size_t slot = 0; slot < 8 / plan->pitch; slot++)
-        if (word->count[slot]) {
-            word->sums[slot] += plan->out_width;
-            word->y[slot] += job->out_height * plan->out_width;
-        }
-}
-
-/* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. The steps
- * come a few channels later, when what was stored in parts of vectors can be loaded again without waiting. */
+/* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. Where there
+ * are steps, floats wait in the first cache for a few channels: what was stored in parts of vectors cannot be loaded at
+ * once, and y, which may be the residual, is written once. */
 static void expand_block(const planes_sheet *sheet, size_t group, size_t j, const uint8_t *counted) {
-    const size_t channels_at_once = 16;
+    enum { AT_ONCE = 16 };
     const planes_job *job = sheet->job;
     const planes_conv *conv = job->conv;
     const planes_plan *plan = &conv->plan;
+    const bool steps = conv->epilogue->steps.count > 0;
     const size_t channels = (size_t)plan->params.out_channels, word_slots = 8 / plan->pitch;
+    const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes;
+    const size_t channel_pixels = job->out_height * plan->out_width;
     const size_t first = group * plan->group_filters, last = first + plan->group_filters;
+    _Alignas(64) float values[AT_ONCE][64];
     for (size_t begin = 0; begin < sheet->used_slots; begin += word_slots) {
         planes_expansion word = {
             .counted = counted + begin * plan->pitch,
@@ -183,6 +194,7 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
             .pitch = plan->pitch,
             .planes = (size_t)plan->counter_planes,
         };
+        float *y[8] = {NULL};
         for (size_t i = 0; i < word_slots && begin + i < sheet->used_slots; i++) {
             const planes_slot *band = sheet->band + begin + i;
             const size_t row = band->row + j, column = band->segment * 64;
@@ -190,24 +202,38 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
                 continue;
             word.count[i] = smaller(plan->out_width - column, 64);
             word.sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
-            word.y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
+            y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
         }
-        for (size_t from = first; from < last; from += channels_at_once) {
-            const size_t to = smaller(from + channels_at_once, last);
-            planes_expansion done = word;
-            for (size_t channel = from; channel < to; channel++, next_channel(job, &word)) {
+        word_run runs[8];
+        const size_t run_count = find_runs(&word, y, word_slots, runs);
+        for (size_t from = first, to; from < last; from = to) {
+            to = smaller(from + AT_ONCE, last);
+            for (size_t channel = from; channel < to; channel++) {
                 word.offset = conv->offsets[channel];
                 word.flipped = conv->flipped[channel];
                 word.scale = conv->epilogue->scale[channel];
                 word.shift = conv->epilogue->shift[channel];
+                float *value = values[channel - from];
+                for (size_t i = 0; i < word_slots; value += word.count[i], i++)
+                    word.y[i] = steps ? value : y[i];
                 conv->expand(&word);
+                word.counted += channel_bytes;
+                for (size_t i = 0; i < word_slots; i++)
+                    if (word.count[i]) {
+                        word.sums[i] += plan->out_width;
+                        y[i] += channel_pixels;
+                    }
             }
-            if (!conv->epilogue->steps.count)
+            if (!steps)
                 continue;
             uint8_t *slots = sheet->signs + (from * job->rows + j) * plan->lane_bytes + begin * plan->pitch;
-            for (size_t channel = from; channel < to; channel++, next_channel(job, &done)) {
-                finish_word(job, &done, channel, slots);
-                slots += job->rows * plan->lane_bytes;
+            for (size_t channel = from; channel < to; channel++, slots += job->rows * plan->lane_bytes) {
+                float *value = values[channel - from];
+                for (word_run *run = runs; run < runs + run_count; run++) {
+                    finish_run(job, &word, run, channel, value, slots);
+                    value += run->pixels;
+                    run->y += channel_pixels;
+                }
             }
         }
     }
