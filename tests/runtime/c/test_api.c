@@ -42,7 +42,7 @@ static void find(tally *tally, void *handle, const char *name, void *function) {
 static void test_known_answer(tally *tally, const library *lib) {
     const float scale = 0.5f, shift = 1.0f;
     const int32_t threshold = 6;
-    const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, &threshold, 1};
+    const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, &threshold, 1, NULL};
     const bnncc_conv_params params = {.out_channels = 1,
                                       .in_channels = 1,
                                       .group = 1,
@@ -77,7 +77,8 @@ static void test_known_answer(tally *tally, const library *lib) {
         CHECK(tally, bits[i] >> 4 == 0, "unused bits are %d", bits[i] >> 4);
     }
     CHECK(tally, !lib->conv_run(conv, NULL, NULL, 0, 4, NULL, NULL, NULL, &error), "an empty batch: %s", error.message);
-    CHECK(tally, lib->conv_run(conv, x, NULL, 1, 4, NULL, bits, NULL, &error) == BNNCC_INVALID_ARGUMENT, "y is missing");
+    CHECK(tally, lib->conv_run(conv, x, NULL, 1, 4, NULL, bits, NULL, &error) == BNNCC_INVALID_ARGUMENT,
+          "y is missing");
     CHECK(tally, lib->conv_run(conv, x, NULL, 1, 0, y, bits, NULL, &error) == BNNCC_INVALID_ARGUMENT, "height is 0");
     CHECK(tally, lib->conv_run(conv, x, NULL, -1, 4, y, bits, NULL, NULL) == BNNCC_INVALID_ARGUMENT, "batch is -1");
     lib->conv_destroy(conv);
@@ -87,7 +88,7 @@ static void test_known_answer(tally *tally, const library *lib) {
 /* Each of these is refused with a message, whatever else would be right. */
 static void test_refusals(tally *tally, const library *lib) {
     const float scale[2] = {1, 1}, shift[2] = {0, 0};
-    const bnncc_epilogue good_epilogue = {scale, shift, 1, 1, NULL, 0};
+    const bnncc_epilogue good_epilogue = {scale, shift, 1, 1, NULL, 0, NULL};
     const bnncc_conv_params good = {.out_channels = 4,
                                     .in_channels = 4,
                                     .group = 2,

@@ -4,6 +4,7 @@
  *     test_planes [layers [seed]] */
 #include "orders.h"
 #include "planes/planes.h"
+#include "random_steps.h"
 
 #include <string.h>
 
@@ -23,6 +24,9 @@ typedef struct layer {
     float *scale, *shift;
     int32_t *threshold;
     bnncc_epilogue epilogue;
+    random_steps steps; /* to be pointed to where the layer stays */
+    bool has_steps, gives_bits;
+    float *residual; /* NULL where no step adds it */
     int64_t group_nodes[3];
     int32_t *parents;
     uint8_t *flipped;
@@ -97,7 +101,9 @@ static layer draw_layer(random_state *random) {
         made.epilogue.shift = made.shift;
         made.epilogue.scale_count = made.epilogue.shift_count = channels;
     }
-    if (outputs & 2) {
+    made.gives_bits = outputs & 2;
+    made.has_steps = outputs & 1 && random_one_in(random, 2);
+    if (made.gives_bits && !made.has_steps) {
         made.epilogue.threshold = made.threshold;
         made.epilogue.threshold_count = channels;
     }
@@ -113,6 +119,8 @@ static void free_layer(layer *made) {
     free(made->threshold);
     free(made->parents);
     free(made->flipped);
+    free_steps(&made->steps);
+    free(made->residual);
 }
 
 /* One form of the kernel against the dot kernel's outputs. */
@@ -138,9 +146,12 @@ static void check_form(tally *tally, random_state *random, const layer *made, si
         memset(my_y, 0xa5, y_bytes);
     if (my_bits)
         memset(my_bits, 0xa5, bit_bytes);
+    const bool in_place = made->residual && random_one_in(random, 2);
+    if (in_place)
+        memcpy(my_y, made->residual, y_bytes);
     if (!status)
-        status = planes_conv_run(conv, made->x, NULL, (size_t)made->batch, (size_t)made->height, (size_t)out_height, my_y,
-                                 my_bits, parallel_of(order), &error);
+        status = planes_conv_run(conv, made->x, in_place ? my_y : made->residual, (size_t)made->batch,
+                                 (size_t)made->height, (size_t)out_height, my_y, my_bits, parallel_of(order), &error);
     CHECK(tally, !status && (!y || !memcmp(y, my_y, y_bytes)) && (!bits || !memcmp(bits, my_bits, bit_bytes)),
           "%s, %d bits, %s%s: %d>%d/%d kernel %dx%d stride %d,%d dilation %d,%d pads %d,%d,%d,%d by %d input %dx%dx%d",
           bnncc_isa_name(forms[form].isa), (int)forms[form].lane_bytes * 8, order->name, error.message,
@@ -161,14 +172,21 @@ static bool test_layer(tally *tally, random_state *random) {
     group_tree *trees = NULL;
     int64_t out_height = 0, out_width = 0;
     made.tree.group_nodes = made.group_nodes;
+    if (made.has_steps) {
+        draw_steps(random, made.params.out_channels, made.gives_bits, &made.steps);
+        made.epilogue.steps = &made.steps.steps;
+    }
     const bool fits = !bnncc_conv_create(&made.params, made.weight, made.weight_size, &made.epilogue, NULL,
                                          BNNCC_ISA_PORTABLE, &dot, &error) &&
                       !bnncc_conv_output_shape(dot, made.height, &out_height, &out_width, &error);
     if (fits) {
         const size_t rows = (size_t)(made.batch * made.params.out_channels * out_height);
         float *y = made.epilogue.scale ? must_allocate(rows * (size_t)out_width * sizeof(float)) : NULL;
-        uint8_t *bits = made.epilogue.threshold ? must_allocate(rows * packed_bytes(out_width)) : NULL;
-        CHECK(tally, !bnncc_conv_run(dot, made.x, NULL, made.batch, made.height, y, bits, NULL, &error), "%s", error.message);
+        uint8_t *bits = made.gives_bits ? must_allocate(rows * packed_bytes(out_width)) : NULL;
+        if (adds_residual(made.epilogue.steps))
+            made.residual = random_residual(random, rows * (size_t)out_width);
+        CHECK(tally, !bnncc_conv_run(dot, made.x, made.residual, made.batch, made.height, y, bits, NULL, &error), "%s",
+              error.message);
         CHECK(tally,
               !group_trees_create(&made.tree, made.weight, (size_t)made.params.group,
                                   (size_t)(made.params.out_channels / made.params.group), (size_t)made.length, &trees,

@@ -153,7 +153,7 @@ static void test_group_trees(tally *tally, random_state *random) {
 
     /* A convolution takes the hint, and its answer stays. */
     const float one = 1, zero = 0;
-    const bnncc_epilogue epilogue = {&one, &zero, 1, 1, NULL, 0};
+    const bnncc_epilogue epilogue = {&one, &zero, 1, 1, NULL, 0, NULL};
     const bnncc_conv_params params = {.out_channels = made.groups * made.filters,
                                       .in_channels = made.groups * length,
                                       .group = made.groups,
