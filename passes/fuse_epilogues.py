@@ -49,20 +49,24 @@ class FuseEpilogues:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
         result = PassResult()
+        left: list[tuple[gs.Node, str]] = []
         for node in list(graph.nodes):
             if node.domain != DOMAIN or not node.op.startswith("BinaryConv") or node.op.endswith("Threshold"):
                 continue
-            epilogue = _follow(graph, node, result)
+            epilogue = _follow(graph, node, left)
             if epilogue.steps:
                 _fuse(graph, node, epilogue, context)
                 result.changed = True
+        for node, reason in left:
+            if node.outputs:  # else it has become a part of another convolution
+                result.note(node.name, reason)
         if result.changed:
             g.tidy(graph)
         return result
 
 
-def _follow(graph: gs.Graph, node: gs.Node, result: PassResult) -> _Epilogue:
-    """The steps behind a convolution; notes why the first op that could have been one is none."""
+def _follow(graph: gs.Graph, node: gs.Node, left: list[tuple[gs.Node, str]]) -> _Epilogue:
+    """The steps behind a convolution; adds to `left` why an op that could have been one is none."""
     epilogue = _Epilogue(node.outputs[0])
     while True:
         readers = [reader for reader in epilogue.output.outputs if reader.op in CANDIDATES]
@@ -72,17 +76,18 @@ def _follow(graph: gs.Graph, node: gs.Node, result: PassResult) -> _Epilogue:
         try:
             if node.op != "BinaryConv":
                 raise Unsuitable(
-                    "the layer's dot product is binarized as well"
+                    "its dot product is binarized as well"
                     if node.op == "BinaryConvDual"
                     else "the layer has steps already"
                 )
+            _binarize_after_saturation(graph, epilogue.output, reader)
             if not g.has_one_use(graph, epilogue.output):
                 raise Unsuitable(f"'{epilogue.output.name}' is read elsewhere, too")
             steps = list(_steps(reader, epilogue))
             if len(epilogue.steps) + len(steps) > MOST_STEPS:
                 raise Unsuitable(f"the layer has {MOST_STEPS} steps, which are the most")
         except Unsuitable as reason:
-            result.note(reader.name, f"no part of '{node.name}': {reason}")
+            left += [(other, f"no part of '{node.name}': {reason}") for other in readers]
             return epilogue
         epilogue.steps += steps
         epilogue.nodes.append(reader)
@@ -97,17 +102,20 @@ def _steps(node: gs.Node, epilogue: _Epilogue) -> Iterator[Step]:
         return
     if ew.data_input(node) is not data:
         raise Unsuitable("its other inputs are not constants, one per channel")
-    rank = g.rank(data)
-    constants = [g.channel_vector(t, rank).astype(np.float32) for t in node.inputs if t is not data and t.name]
+
+    def values(position: int) -> np.ndarray:
+        return g.channel_vector(node.inputs[position], g.rank(data)).astype(np.float32)
+
+    other = 1 if node.inputs[0] is data else 0  # of ops with two inputs
     if node.op == "Add":
-        yield "add", constants[0]
-    elif node.op == "Sub" and node.inputs[0] is data:
-        yield "add", -constants[0]
+        yield "add", values(other)
+    elif node.op == "Sub" and other == 1:
+        yield "add", -values(other)
     elif node.op == "Sub":  # c - y is (-1 y) + c: a change of sign is exact
         yield "multiply", np.float32([-1])
-        yield "add", constants[0]
+        yield "add", values(other)
     elif node.op == "Mul":
-        yield "multiply", constants[0]
+        yield "multiply", values(other)
     elif node.op == "BatchNormalization":
         scale, shift = batchnorm(node, np.float32)
         yield "multiply", scale
@@ -117,12 +125,30 @@ def _steps(node: gs.Node, epilogue: _Epilogue) -> Iterator[Step]:
     elif node.op == "LeakyRelu":
         yield "prelu", np.float32([node.attrs.get("alpha", 0.01)])
     elif node.op == "PRelu":
-        yield "prelu", constants[0]
+        yield "prelu", values(1)
     else:  # Clip: the lower bound, then the upper one, either of which may be absent
         for name, index in (("maximum", 1), ("minimum", 2)):
-            bound = g.optional_input(node, index)
-            if bound is not None:
-                yield name, g.channel_vector(bound, rank).astype(np.float32)
+            if g.optional_input(node, index) is not None:
+                yield name, values(index)
+
+
+def _binarize_after_saturation(graph: gs.Graph, tensor: gs.Variable, saturation: gs.Node) -> None:
+    """Binarizers that read a tensor beside its Clip or Relu read the result instead, where that gives the same bits.
+
+    y >= t is clip(y) >= t where t is above the lower bound and not above the upper one; mirrored for y <= t.
+    """
+    if saturation.op not in ("Clip", "Relu") or not g.is_own(graph, saturation):
+        return
+    bounds = {"maximum": np.float32([-np.inf]), "minimum": np.float32([np.inf])} | dict(
+        _steps(saturation, _Epilogue(tensor))
+    )
+    low, high = bounds["maximum"], bounds["minimum"]
+    for reader in list(tensor.outputs):
+        if reader.domain == DOMAIN and reader.op == "Binarize" and g.is_own(graph, reader):
+            threshold, direction = reader.inputs[1].values, reader.inputs[2].values
+            upward, downward = (low < threshold) & (threshold <= high), (low <= threshold) & (threshold < high)
+            if np.where(direction > 0, upward, downward).all():
+                reader.inputs[0] = saturation.outputs[0]
 
 
 def _residual_step(add: gs.Node, epilogue: _Epilogue) -> Step:

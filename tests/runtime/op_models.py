@@ -61,7 +61,8 @@ def op_model(
             inputs.append(helper.make_tensor_value_info("residual", FLOAT, residual_shape or [None] * 4))
     names = [f"out{i}" for i in range(len(OUTPUTS[op]))]
     node = helper.make_node(op, input_names, names, name=name, domain=functions.DOMAIN, **attributes)
-    outputs = [helper.make_tensor_value_info(n, t, None) for n, t in zip(names, OUTPUTS[op], strict=True)]
+    dims = [None] * 4 if "Steps" in op else None  # else onnx infers the rank
+    outputs = [helper.make_tensor_value_info(n, t, dims) for n, t in zip(names, OUTPUTS[op], strict=True)]
     graph = helper.make_graph([node], "single_op", inputs, outputs, initializers)
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(functions.DOMAIN, functions.VERSION)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=8)

@@ -8,6 +8,7 @@
 typedef struct conv_op {
     bnncc_conv *conv;
     int64_t in_channels, out_channels, row_bytes;
+    int64_t window_height; /* input rows of one window */
     bool has_residual;
 } conv_op;
 
@@ -122,6 +123,8 @@ static bnncc_status read_steps(const op_node *node, int32_t kinds[BNNCC_STEP_LIM
     status = node_constant(node, INPUT_OPERANDS, "operands", operands_pattern, 2, &operands, error);
     if (status != BNNCC_OK)
         return status;
+    if (operands.dims[1] == 0)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "operands are empty");
     *steps = (bnncc_steps){
         .kinds = kinds, .count = count, .operands = operands.data, .operand_count = (size_t)operands.dims[1]};
     if (!node_spec(node)->gives_bits)
@@ -133,6 +136,8 @@ static bnncc_status read_steps(const op_node *node, int32_t kinds[BNNCC_STEP_LIM
         status = node_constant(node, INPUT_DIRECTION, "direction", any_count, 1, &direction, error);
     if (status != BNNCC_OK)
         return status;
+    if (threshold.dims[0] == 0 || direction.dims[0] == 0)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "%s is empty", threshold.dims[0] ? "direction" : "threshold");
     steps->threshold = threshold.data;
     steps->threshold_count = (size_t)threshold.dims[0];
     steps->direction = direction.data;
@@ -157,12 +162,14 @@ static void destroy(void *state) {
  * left to a run. */
 static bnncc_status check_shapes(const op_node *node, const conv_op *op, int64_t batch, int64_t height,
                                  bnncc_error *error) {
-    int64_t out_height = ANY, out_width = ANY;
-    bnncc_status status = BNNCC_OK;
-    if (height >= 0)
-        status = bnncc_conv_output_shape(op->conv, height, &out_height, &out_width, error);
+    int64_t out_height = 0, out_width = 0;
+    /* Any height that takes the window tells the width. */
+    bnncc_status status =
+        bnncc_conv_output_shape(op->conv, height >= 0 ? height : op->window_height, &out_height, &out_width, error);
     if (status != BNNCC_OK || !op->has_residual)
         return status;
+    if (height < 0)
+        out_height = ANY;
     op_tensor residual = {0};
     bool known = false;
     status = node_input_shape(node, INPUT_RESIDUAL, &known, &residual, error);
@@ -186,6 +193,7 @@ static bnncc_status create(const op_node *node, void *state, bnncc_error *error)
     op->in_channels = params.in_channels;
     op->out_channels = params.out_channels;
     op->row_bytes = (int64_t)divide_up((size_t)params.width, 8);
+    op->window_height = (int64_t)smaller((size_t)((params.kernel_shape[0] - 1) * params.dilations[0] + 1), SIZE_LIMIT);
     status = node_input_shape(node, 0, &known, &input, error);
     if (status == BNNCC_OK && known)
         status = match_input(op, &input, error);
