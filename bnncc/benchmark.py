@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,18 +12,39 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from bnncc.compiled_layers import compiled_layers, is_binary_layer
 from bnncc.config import Config
-from bnncc.data import Feeds, RandomSamples, Signature, common_signature, load_samples, model_inputs
+from bnncc.data import Feeds, RandomSamples, common_signature, load_samples, model_inputs
 from bnncc.errors import BadInput
-from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, staging_folder, write_model
+from bnncc.layer_benchmark import time_layers
+from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, staging_folder, walk_nodes, write_model
+from bnncc.profiling import profile_calls, profiling_options
 from bnncc.reference import as_reference, runnable_file
 from bnncc.report import BenchReport
 from bnncc.runtime import selected_isa
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
+from bnncc.timing import cpu_count, cpu_name, interleave, turn
 
-_WARM_UP_CALLS = 3
-_FEWEST_CALLS = 10
-_MOST_CALLS = 10_000
+
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """A model to time: the file to run, its name in reports, and what is in it."""
+
+    file: Path
+    name: str
+    proto: onnx.ModelProto
+
+    def session(self, threads: int, profiles: Path | None = None) -> InferenceSession:
+        """Make a session, one that writes a profile to the folder `profiles` if there is one."""
+        options = session_options(OPTIMIZED)
+        # Idle threads of one session would otherwise spin through the beginning of the other's call.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if profiles is not None:
+            profiling_options(options, profiles)
+        try:
+            return InferenceSession(str(self.file), threads=threads, sess_options=options)
+        except BadInput as error:
+            raise BadInput(str(error).replace(str(self.file), self.name)) from error
 
 
 def bench(
@@ -36,21 +57,40 @@ def bench(
     min_time: float = 2.0,
     config: Config | None = None,
     progress: Callable[[str], None] | None = None,
+    profile: bool = False,
+    layers: bool = False,
 ) -> BenchReport:
     """Time calls of a model, and of another one in turns with it, each under all of onnxruntime's optimizations.
 
     `batch` samples per call (None: 1, or what the model fixes), seeded noise or the first samples of the .npz file
     `data`; `threads` within an operator, 0 for as many as onnxruntime likes. Runs `repeats` calls of each, or for about
     `min_time` seconds in all. Models with quantizers that onnxruntime lacks are timed rewritten in standard ops.
+    With `profile`, further calls tell how long each op takes; with `layers`, each binary layer of `model` is timed
+    alone, `repeats` rounds or `min_time` seconds for all of them.
 
-    Raises BadInput for files that cannot be used and for a batch that a model does not take.
+    Raises BadInput for files that cannot be used, for a batch that a model does not take, and with `layers` for a model
+    without binary layers.
     """
     config = config or Config()
-    models = [load_model(path) for path in (model, against) if path is not None]
+    loaded = [load_model(path) for path in (model, against) if path is not None]
     with staging_folder(None) as folder:
-        files = [(runnable_file(item, folder), str(item.path)) for item in models]
-        protos = [_runnable(item) for item in models]
-        return _time(files, protos, threads, batch, data, repeats, min_time, config, progress)
+        subjects = [_Subject(runnable_file(item, folder), str(item.path), _runnable(item)) for item in loaded]
+        first = subjects[0]
+        if layers and not any(map(is_binary_layer, first.proto.graph.node)):
+            raise BadInput(f"{first.name}: has no binary layers to time: give a compiled model")
+        feeds, size = _inputs(subjects, batch, data, config)
+        report = _time(subjects, feeds, size, threads, data, repeats, min_time, progress)
+        if profile:
+            kernels = [
+                {layer.node.name: layer.library.kernel for layer in compiled_layers(item.proto)} for item in subjects
+            ]
+            nodes = max(sum(1 for _ in walk_nodes(item.proto.graph)) for item in subjects)
+            makers = [functools.partial(item.session, threads) for item in subjects]
+            report.profile, *others = profile_calls(makers, feeds, nodes, kernels, folder, repeats)
+            report.against_profile = others[0] if others else None
+        if layers:
+            report.layers = time_layers(first.proto, first.name, feeds, threads, repeats, min_time, progress)
+    return report
 
 
 def bench_models(
@@ -67,17 +107,9 @@ def bench_models(
         reference_file = folder / "reference.onnx"
         write_model(reference, reference_file)
         proto = onnx.load(str(compiled[0]), load_external_data=False)
-        return _time(
-            [compiled, (reference_file, reference_name)],
-            [proto, reference],
-            config.threads,
-            None,
-            data,
-            None,
-            min_time,
-            config,
-            progress,
-        )
+        subjects = [_Subject(*compiled, proto), _Subject(reference_file, reference_name, reference)]
+        feeds, size = _inputs(subjects, None, data, config)
+        return _time(subjects, feeds, size, config.threads, data, None, min_time, progress)
 
 
 def _runnable(model: LoadedModel) -> onnx.ModelProto:
@@ -85,45 +117,32 @@ def _runnable(model: LoadedModel) -> onnx.ModelProto:
 
 
 def _time(
-    files: list[tuple[Path, str]],
-    protos: list[onnx.ModelProto],
+    subjects: list[_Subject],
+    feeds: Feeds,
+    batch: int,
     threads: int,
-    batch: int | None,
     data: str | os.PathLike[str] | None,
     repeats: int | None,
     min_time: float,
-    config: Config,
     progress: Callable[[str], None] | None,
 ) -> BenchReport:
-    name = files[0][1]
-    if len(files) == 2:
-        signature = common_signature(protos[0], protos[1], config.input_shapes, (name, files[1][1]))
-    else:
-        signature = model_inputs(protos[0], config.input_shapes, name)
-    feeds, size = _feeds(signature, batch, data, config, name)
     calls: list[Callable[[], object]] = []
-    for file, shown in files:
-        options = session_options(OPTIMIZED)
-        # Idle threads of one session would otherwise spin through the beginning of the other's call.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            session = InferenceSession(str(file), threads=threads, sess_options=options)
-        except BadInput as error:
-            raise BadInput(str(error).replace(str(file), shown)) from error
+    for subject in subjects:
+        session = subject.session(threads)
         calls.append(lambda s=session: s.run(None, feeds))
         try:
             calls[-1]()
         except runtime_errors() as error:
-            raise BadInput(f"{shown}: onnxruntime cannot run it: {one_line(error)}") from error
-    times = _interleave(calls, repeats, min_time, progress)
+            raise BadInput(f"{subject.name}: onnxruntime cannot run it: {one_line(error)}") from error
+    times = interleave([turn(call) for call in calls], repeats, min_time, progress)
     medians = [float(np.median(series)) for series in times]
     ratio = pairwise = None
     if len(times) == 2:
         ratio = medians[1] / medians[0]
         pairwise = float(np.median(np.array(times[1]) / np.array(times[0])))
     return BenchReport(
-        model=name,
-        against=files[1][1] if len(files) == 2 else None,
+        model=subjects[0].name,
+        against=subjects[1].name if len(subjects) == 2 else None,
         median_ms=medians[0] * 1e3,
         against_median_ms=medians[1] * 1e3 if len(times) == 2 else None,
         ratio=ratio,
@@ -132,18 +151,25 @@ def _time(
         against_min_ms=min(times[1]) * 1e3 if len(times) == 2 else None,
         repeats=len(times[0]),
         threads=threads,
-        batch=size,
+        batch=batch,
         data=Path(data).name if data is not None else "seeded noise",
         device=cpu_name(),
+        cpus=cpu_count(),
         isa=selected_isa(),
         onnxruntime=onnxruntime.__version__,
     )
 
 
-def _feeds(
-    signature: Signature, batch: int | None, data: str | os.PathLike[str] | None, config: Config, name: str
+def _inputs(
+    subjects: list[_Subject], batch: int | None, data: str | os.PathLike[str] | None, config: Config
 ) -> tuple[Feeds, int]:
     """Return the inputs of one call, and how many samples they are."""
+    name = subjects[0].name
+    if len(subjects) == 2:
+        protos, names = zip(*((item.proto, item.name) for item in subjects), strict=True)
+        signature = common_signature(*protos, config.input_shapes, names)
+    else:
+        signature = model_inputs(subjects[0].proto, config.input_shapes, name)
     signature.check_batch(batch, name)
     size = signature.fixed_batch or batch or 1
     if data is None:
@@ -152,44 +178,3 @@ def _feeds(
     if samples.count < size:
         raise BadInput(f"{data}: holds {samples.count} samples, a batch of {size} was asked for")
     return next(samples.batches(size))[0], size
-
-
-def _interleave(
-    calls: list[Callable[[], object]],
-    repeats: int | None,
-    min_time: float,
-    progress: Callable[[str], None] | None,
-) -> list[list[float]]:
-    """Seconds of each call, in rounds that run every model once, after a warm-up."""
-    for _ in range(_WARM_UP_CALLS):
-        for call in calls:
-            call()
-    times: list[list[float]] = [[] for _ in calls]
-    begun = shown = time.perf_counter()
-    while True:
-        done = len(times[0])
-        now = time.perf_counter()
-        if repeats is not None:
-            if done >= repeats:
-                return times
-        elif done >= _MOST_CALLS or (done >= _FEWEST_CALLS and now - begun >= min_time):
-            return times
-        if progress is not None and now - shown > 0.2:
-            progress(f"bench: {done} rounds, {now - begun:.1f} s")
-            shown = now
-        for call, series in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            series.append(time.perf_counter() - start)
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()

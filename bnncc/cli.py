@@ -368,6 +368,8 @@ def verify_command(
     metavar="S",
     help="Seconds, without --repeats. [default: 2]",
 )
+@click.option("--profile", is_flag=True, help="Say how long each op takes, by onnxruntime's profiler.")
+@click.option("--layers", is_flag=True, help="Time each binary layer alone, against float32's.")
 @_options(_seed, _threads, _shapes, _json)
 @_verbose_option
 def bench_command(
@@ -379,6 +381,8 @@ def bench_command(
     min_time: float,
     threads: int | None,
     json_file: Path | None,
+    profile: bool,
+    layers: bool,
     **options: Any,
 ) -> None:
     """Time calls of MODEL.onnx, and of another model in turns with it: medians and their ratio."""
@@ -389,7 +393,9 @@ def bench_command(
     _check_json(json_file, inputs)
     threads = 1 if threads is None else threads
     with progress_line() as progress:
-        report = bench(model, against, threads, batch, data, repeats, min_time, _config(**options), progress)
+        report = bench(
+            model, against, threads, batch, data, repeats, min_time, _config(**options), progress, profile, layers
+        )
     _write_json(report, json_file, inputs)
     emit_tables(lambda console: print_bench(report, console))
 

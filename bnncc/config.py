@@ -129,7 +129,7 @@ def checks_config(function: Function) -> Function:
             )
         return function(*arguments, **keywords)
 
-    return checked  # type: ignore[return-value]
+    return checked
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:

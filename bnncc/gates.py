@@ -6,6 +6,11 @@ from bnncc.config import Config
 from bnncc.report import BenchReport, GateReport, LayerReport, VerifyReport
 from bnncc.tables import percent_text
 
+_DIFFERENCES = {
+    "max_abs_diff": "largest difference of the outputs",
+    "max_rel_diff": "largest difference relative to the output's scale",
+}
+
 
 def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport]:
     """Check `min_argmax_agreement`, `max_abs_diff` and `max_rel_diff`; what was not compared fails."""
@@ -16,18 +21,12 @@ def verify_gates(config: Config, verify: VerifyReport | None) -> list[GateReport
         found = percent_text(value) if value is not None else "no output with classes was compared"
         text = f"same class: {found}, at least {percent_text(limit)} asked for"
         gates.append(GateReport("min_argmax_agreement", limit, value, passed, text))
-    if config.max_abs_diff is not None:
-        limit, value = config.max_abs_diff, verify.max_abs_diff if verify else None
-        passed = value is not None and value <= limit
-        found = f"{value:.3g}" if value is not None else "nothing was compared"
-        text = f"largest difference of the outputs: {found}, at most {limit:g} asked for"
-        gates.append(GateReport("max_abs_diff", limit, value, passed, text))
-    if config.max_rel_diff is not None:
-        limit, value = config.max_rel_diff, verify.max_rel_diff if verify else None
-        passed = value is not None and value <= limit
-        found = f"{value:.3g}" if value is not None else "nothing was compared"
-        text = f"largest difference relative to the output's scale: {found}, at most {limit:g} asked for"
-        gates.append(GateReport("max_rel_diff", limit, value, passed, text))
+    for name, words in _DIFFERENCES.items():
+        limit, value = getattr(config, name), getattr(verify, name, None)
+        if limit is not None:
+            passed = value is not None and value <= limit
+            found = f"{value:.3g}" if value is not None else "nothing was compared"
+            gates.append(GateReport(name, limit, value, passed, f"{words}: {found}, at most {limit:g} asked for"))
     return gates
 
 

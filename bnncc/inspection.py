@@ -8,7 +8,8 @@ from typing import Any
 
 from bnncc.config import Config
 from bnncc.errors import BadInput
-from bnncc.model_io import LoadedModel, load_model, one_line
+from bnncc.model_io import LoadedModel, load_model
+from bnncc.onnxruntime_errors import one_line
 from bnncc.pipeline import Progress, count_ops, inspect_original
 from bnncc.report import LayerReport, NoteReport, PassReport, Report, SizeReport, from_dict, tree_totals
 

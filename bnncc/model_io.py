@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,49 +20,18 @@ from google.protobuf.message import DecodeError, Message
 from onnx import checker, external_data_helper, helper
 
 from bnncc.errors import BadInput
+from bnncc.onnxruntime_errors import one_line, runtime_errors
 from bnncc.passes.prepare import KNOWN_DOMAINS, QUANTIZER_DOMAINS, STANDARD_DOMAINS
+from bnncc.runtime.functions import DOMAIN
 
 OLDEST_OPSET = 7
 """Before opset 7 broadcasting followed other rules, which onnxruntime does not promise to know."""
-
-BNNCC_DOMAIN = "bnncc"
 
 # A protobuf message cannot be larger; files over this keep their tensors in a second file.
 LARGEST_PROTO = 2**31 - 1
 
 # Fields of ModelProto (onnx.proto) by their wire type: 0 a varint, 2 a length and that many bytes.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-
-
-def runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that onnxruntime raises, which share no base but Exception.
-
-    Of Python's own there are RuntimeError, for what is thrown in C++, and UnicodeDecodeError, where a message repeats
-    bytes of a damaged file.
-    """
-    state = onnxruntime.capi.onnxruntime_pybind11_state
-    names = (
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NoSuchFile",
-        "NotFound",
-        "NotImplemented",
-        "RuntimeException",
-        "EPFail",
-    )
-    known = (getattr(state, name, None) for name in names)
-    return (*(error for error in known if error is not None), RuntimeError, UnicodeDecodeError)
-
-
-def one_line(error: BaseException | str, limit: int = 400) -> str:
-    """Return a library's message as one line of at most `limit` characters, without onnxruntime's prefix."""
-    text = " ".join(str(error).split())
-    if text.startswith("[ONNXRuntimeError]"):
-        parts = text.split(" : ", 3)
-        text = parts[3] if len(parts) == 4 else text
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 @dataclasses.dataclass
@@ -79,7 +49,7 @@ class LoadedModel:
     @property
     def is_compiled(self) -> bool:
         """Whether bnncc wrote this model."""
-        return any(node.domain == BNNCC_DOMAIN for node in walk_nodes(self.proto.graph)) or any(
+        return any(node.domain == DOMAIN for node in walk_nodes(self.proto.graph)) or any(
             entry.key == "bnncc.version" for entry in self.proto.metadata_props
         )
 
@@ -206,13 +176,7 @@ def _runtime_knows_opset(version: int) -> bool:
     result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [result])
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except runtime_errors():
-        return False
-    return True
+    return _runtime_refusal(proto) is None
 
 
 def _check_opsets(path: Path, proto: onnx.ModelProto) -> None:
@@ -233,7 +197,7 @@ def _check_opsets(path: Path, proto: onnx.ModelProto) -> None:
 
 def _check_domains(path: Path, proto: onnx.ModelProto) -> None:
     functions = {(function.domain, function.name) for function in proto.functions}
-    known = {*KNOWN_DOMAINS, *QUANTIZER_DOMAINS, BNNCC_DOMAIN}
+    known = {*KNOWN_DOMAINS, *QUANTIZER_DOMAINS, DOMAIN}
     for node in walk_nodes(proto.graph):
         if node.domain not in known and (node.domain, node.op_type) not in functions:
             raise BadInput(
@@ -343,14 +307,17 @@ def staging_folder(target: Path | None) -> Iterator[Path]:
 
     It is removed at the end, however that comes. Without a target it lies where temporary files do.
     """
+    # Named before it is made: an interrupt just after that finds what to remove. Nobody else's has the same 64 bits.
+    token = secrets.token_hex(8)
+    if target is None:
+        folder = Path(tempfile.gettempdir(), f"bnncc.{token}")
+    else:
+        folder = target.with_name(f".{target.name}.{token}.tmp")
     try:
-        if target is None:
-            folder = Path(tempfile.mkdtemp(prefix="bnncc."))
-        else:
-            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise BadInput(f"{target or tempfile.gettempdir()}: cannot write: {error.strerror}") from error
-    try:
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise BadInput(f"{target or tempfile.gettempdir()}: cannot write: {error.strerror}") from error
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

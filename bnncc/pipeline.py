@@ -20,21 +20,20 @@ from bnncc.data import with_input_shapes
 from bnncc.errors import BadInput, GateFailed
 from bnncc.gates import bench_gates, failures, layer_gates, verify_gates
 from bnncc.model_io import (
-    BNNCC_DOMAIN,
     LoadedModel,
     check_output_path,
     load_model,
-    one_line,
     publish,
-    runtime_errors,
     save_model,
     staging_folder,
     walk_nodes,
     write_model,
 )
+from bnncc.onnxruntime_errors import one_line, runtime_errors
 from bnncc.passes.pipeline import Outcome, run_passes
 from bnncc.reference import runnable_file
 from bnncc.report import Report, SizeReport, layer_reports, pass_reports, tree_totals
+from bnncc.runtime.functions import DOMAIN
 from bnncc.session import UNOPTIMIZED, InferenceSession, session_options
 from bnncc.sign_tensors import SIGN_TENSORS_KEY, sign_tensors_to_json
 from bnncc.verification import compare
@@ -211,7 +210,7 @@ def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | N
 
 def count_ops(model: onnx.ModelProto) -> dict[str, int]:
     """Count the nodes of domain bnncc by type."""
-    return dict(collections.Counter(node.op_type for node in walk_nodes(model.graph) if node.domain == BNNCC_DOMAIN))
+    return dict(collections.Counter(node.op_type for node in walk_nodes(model.graph) if node.domain == DOMAIN))
 
 
 def _refuse_failures(report: Report, target: Path | None) -> None:

@@ -152,6 +152,65 @@ class VerifyReport:
 
 
 @dataclasses.dataclass
+class OpTime:
+    """One node of the graph that onnxruntime runs after its optimizations, and the median of its times."""
+
+    name: str
+    op: str
+    kernel: str | None
+    """Of a binary layer."""
+    kind: str
+    """"binary"; "conversion": between floats and packed signs, or between onnxruntime's layouts; "float"."""
+    median_us: float
+    share: float
+    """Of the time of all ops."""
+
+
+@dataclasses.dataclass
+class KindTime:
+    """The ops of one kind."""
+
+    ops: int
+    median_us: float
+    """Sum of the ops' medians."""
+    share: float
+
+
+@dataclasses.dataclass
+class ProfileReport:
+    """Times of each op, by onnxruntime's profiler; calls take longer with it."""
+
+    ops: list[OpTime]
+    """In the order in which they run."""
+    kinds: dict[str, KindTime]
+    ops_us: float
+    """Sum of the ops' medians."""
+    call_us: float
+    """Median of the whole call."""
+    calls: int
+
+
+@dataclasses.dataclass
+class LayerTime:
+    """A binary layer alone, and onnxruntime's float32 Conv or MatMul of the same weights on the same +-1 values."""
+
+    name: str
+    op: str
+    kernel: str
+    input: list[int]
+    """Shape of the values that the fp32 layer reads."""
+    weight: list[int]
+    gives: str
+    """"bits", "float" or "float + bits"."""
+    median_us: float
+    gmac_per_s: float
+    """Multiplications of +-1 by +-1 that the layer stands for, in 10^9 a second."""
+    fp32_median_us: float
+    ratio: float
+    """fp32 over the binary layer."""
+
+
+@dataclasses.dataclass
 class BenchReport:
     """Times of one call, in milliseconds; `ratio` above 1 means that the model is faster than `against`."""
 
@@ -171,8 +230,13 @@ class BenchReport:
     data: str
     """What was run on."""
     device: str
+    cpus: int
+    """CPUs that the process may use; on virtual machines two of them are often the two threads of one core."""
     isa: str
     onnxruntime: str
+    profile: ProfileReport | None = None
+    against_profile: ProfileReport | None = None
+    layers: list[LayerTime] | None = None
 
 
 @dataclasses.dataclass

@@ -15,14 +15,8 @@ from rich.text import Text
 from bnncc.config import Config
 from bnncc.data import Feeds, load_samples, model_inputs
 from bnncc.errors import BadInput
-from bnncc.model_io import (
-    check_output_path,
-    load_model,
-    one_line,
-    publish,
-    runtime_errors,
-    staging_folder,
-)
+from bnncc.model_io import check_output_path, load_model, publish, staging_folder
+from bnncc.onnxruntime_errors import one_line, runtime_errors
 from bnncc.reference import runnable_file
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
 from bnncc.tables import percent_text, table

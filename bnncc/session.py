@@ -9,7 +9,7 @@ import onnxruntime
 
 from bnncc import runtime
 from bnncc.errors import BadInput
-from bnncc.model_io import one_line, runtime_errors
+from bnncc.onnxruntime_errors import one_line, runtime_errors
 
 OPTIMIZED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
 UNOPTIMIZED = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from bnncc.errors import BadInput
-from bnncc.model_io import one_line
+from bnncc.onnxruntime_errors import one_line
 from bnncc.passes.base import SignTensor
 
 SIGN_TENSORS_KEY = "bnncc.sign_tensors"

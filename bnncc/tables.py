@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bnncc.report import BenchReport, GateReport, Report, VerifyReport
+from bnncc.report import BenchReport, GateReport, LayerTime, ProfileReport, Report, VerifyReport
 
 _STATUS_STYLE = {"binary": "green", "weight-binary": "cyan", "float": "yellow"}
 _NOTES_SHOWN = 12
+_OPS_SHOWN = 30
 
 
 def size_text(size: int | None) -> str:
@@ -265,12 +266,68 @@ def print_bench(report: BenchReport, console: Console) -> None:
             highlight=False,
         )
     threads = "1 thread" if report.threads == 1 else f"{report.threads or 'all'} threads"
+    cpus = "1 CPU" if report.cpus == 1 else f"{report.cpus} CPUs"
     console.print(
-        f"{threads}, batch {report.batch}, {report.repeats} calls each on {report.data}; "
+        f"{threads} on {cpus}, batch {report.batch}, {report.repeats} calls each on {report.data}; "
         f"{report.device} ({report.isa}), onnxruntime {report.onnxruntime}",
         highlight=False,
         markup=False,
     )
+    for name, profile in ((report.model, report.profile), (report.against, report.against_profile)):
+        if profile is not None:
+            console.print()
+            print_profile(name, profile, console)
+    if report.layers is not None:
+        console.print()
+        print_layer_times(report.layers, console)
+
+
+def print_profile(model: str, report: ProfileReport, console: Console) -> None:
+    """Print a row per op, the longest in the order in which they run, and what each kind takes."""
+    longest = sorted(report.ops, key=lambda op: -op.median_us)[:_OPS_SHOWN]
+    least = longest[-1].median_us if longest else 0.0
+    shown = [op for op in report.ops if op.median_us >= least][:_OPS_SHOWN]
+    rows = table(f"Ops of {model}")
+    rows.add_column("node", no_wrap=True)
+    rows.add_column("op", no_wrap=True)
+    rows.add_column("kernel", no_wrap=True)
+    rows.add_column("median", justify="right", no_wrap=True)
+    rows.add_column("share", justify="right", no_wrap=True)
+    widest = max((len(op.op) + len(op.kernel or "-") for op in shown), default=0)
+    for op in shown:
+        name = shorten(op.name, max(console.width - widest - 28, 16))
+        rows.add_row(Text(name), op.op, op.kernel or "-", f"{op.median_us:.1f} us", f"{op.share:.1%}")
+    console.print(rows, highlight=False)
+    if len(shown) < len(report.ops):
+        rest = report.ops_us - sum(op.median_us for op in shown)
+        console.print(f"and {len(report.ops) - len(shown)} more, {rest:.1f} us", highlight=False)
+    kinds = ", ".join(
+        f"{kind} {time.median_us:.1f} us ({time.share:.0%}, {time.ops} ops)"
+        for kind, time in report.kinds.items()
+        if time.ops
+    )
+    console.print(f"{kinds}; in all {report.ops_us:.1f} us of a call's {report.call_us:.1f} us", highlight=False)
+
+
+def print_layer_times(layers: list[LayerTime], console: Console) -> None:
+    """Print a row per binary layer, timed alone."""
+    rows = table("Binary layers alone")
+    for column in ("layer", "kernel", "gives"):
+        rows.add_column(column, no_wrap=True)
+    for column in ("median", "GMAC/s", "fp32", "ratio"):
+        rows.add_column(column, justify="right", no_wrap=True)
+    widest = max(len(layer.kernel) + len(layer.gives) for layer in layers)
+    for layer in layers:
+        rows.add_row(
+            Text(shorten(layer.name, max(console.width - widest - 48, 16))),
+            layer.kernel,
+            layer.gives,
+            f"{layer.median_us:.1f} us",
+            f"{layer.gmac_per_s:.0f}",
+            f"{layer.fp32_median_us:.1f} us",
+            f"{layer.ratio:.1f}x",
+        )
+    console.print(rows, highlight=False)
 
 
 def print_gates(gates: list[GateReport], console: Console) -> None:

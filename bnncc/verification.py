@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,8 @@ from bnncc.config import Config
 from bnncc.data import Feeds, RandomSamples, Samples, common_signature, guesses_sizes, load_samples
 from bnncc.errors import BadInput, BnnccError
 from bnncc.graphs import exposed, fed
-from bnncc.model_io import load_model, one_line, runtime_errors, write_model
+from bnncc.model_io import load_model, staging_folder, write_model
+from bnncc.onnxruntime_errors import one_line, runtime_errors
 from bnncc.passes.base import SignTensor
 from bnncc.reference import as_reference
 from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport
@@ -125,9 +125,9 @@ def compare(
     if data is not None:
         sets.append(load_samples(data, signature))
     outputs = _common_outputs(reference, compiled, names)
-    with tempfile.TemporaryDirectory(prefix="bnncc.") as folder:
+    with staging_folder(None) as folder:
         comparison = _Comparison(
-            reference, compiled, tensors or [], outputs, names, Path(folder), config.threads, through == "library"
+            reference, compiled, tensors or [], outputs, names, folder, config.threads, through == "library"
         )
         for number, samples in enumerate(sets):
             kind = "samples of the data" if number else "random samples"

@@ -66,9 +66,6 @@ data_dir = click.option(
     help="Folder of the data set's files [default: $BNNCC_DATA/data/NAME]",
 )
 dataset_name = click.Choice(sorted(datasets.SOURCES))
-weight_quantizers = TorchName("bnncc.models.quantizers", "WEIGHT_QUANTIZERS")
-activation_quantizers = TorchName("bnncc.models.quantizers", "ACTIVATION_QUANTIZERS")
-weight_forms = TorchName("bnncc.models.export", "WEIGHT_FORMS")
 threads_option = click.option("--threads", type=click.IntRange(1), help="CPU threads [default: one per core]")
 
 

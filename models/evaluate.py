@@ -9,23 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from bnncc.errors import BadInput
 from bnncc.models.data import DataSet
+from bnncc.onnxruntime_errors import one_line, runtime_errors
 
 if TYPE_CHECKING:
     from torch import nn
-
-UNUSABLE = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 @dataclass(frozen=True)
@@ -62,8 +52,8 @@ def evaluate_onnx(path: str | Path, data: DataSet, batch: int = 500, threads: in
         if len(inputs) != 1:
             raise BadInput(f"{path}: has {len(inputs)} inputs ({', '.join(inputs)}) where one image is expected")
         return _score(lambda images: session.run(None, {inputs[0]: images})[0], data, batch)
-    except UNUSABLE as error:
-        raise BadInput(f"{path}: {str(error).splitlines()[0]}") from error
+    except runtime_errors() as error:
+        raise BadInput(f"{path}: onnxruntime cannot load or run it: {one_line(error)}") from error
 
 
 def _score(predict: Callable[[np.ndarray], np.ndarray], data: DataSet, batch: int) -> Score:

@@ -130,7 +130,7 @@ class Pass(Protocol):
     """
 
     name: str
-    requires: tuple[str, ...]  # names of passes that must have run before
+    requires: tuple[str, ...]  # names of passes that must have run before; the pipeline checks it
     guarantees: str  # what holds of the graph afterwards, in words
 
     def apply(self, graph: gs.Graph, context: Context) -> PassResult: ...

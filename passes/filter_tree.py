@@ -24,6 +24,9 @@ from bnncc.runtime.trees import hamming_distances, schedule, steiner_tree, virtu
 
 NO_PARENT = -1
 
+# How many bits of a byte are set; numpy.bitwise_count came with NumPy 2.
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+
 Packed = NDArray[np.uint8]
 Indices = NDArray[np.int32]
 
@@ -72,7 +75,7 @@ class FilterTree:
     def edge_bits(self) -> NDArray[np.int32]:
         """Return int32 [N]: the bits in which each node differs from its parent; all K for a root that has none."""
         padded = np.concatenate([self.bits, np.zeros_like(self.bits[:1])])  # parent -1 is the filter of zeros
-        ones = np.bitwise_count(padded[self.parents] ^ self.bits).sum(axis=1, dtype=np.int32)
+        ones = _ONES[padded[self.parents] ^ self.bits].sum(axis=1, dtype=np.int32)
         return ones if self.shared_root else np.where(self.parents == NO_PARENT, self.length, ones).astype(np.int32)
 
     @property
@@ -158,7 +161,7 @@ class _Draft:
         return hamming_distances(self.bits, self.bits, self.length)
 
     def cost(self, ripple: int) -> int:
-        ones = np.bitwise_count(self.bits ^ self.bits[self.parents]).sum(axis=1, dtype=np.int64)
+        ones = _ONES[self.bits ^ self.bits[self.parents]].sum(axis=1, dtype=np.int64)
         ones[self.parents == NO_PARENT] = 0
         return int(ones.sum()) + ripple * int(np.count_nonzero(ones))
 
@@ -249,7 +252,7 @@ def _oriented(draft: _Draft, options: TreeOptions) -> _Draft:
     bits, flipped = draft.bits.copy(), draft.flipped.copy()
     other = complement_of(bits, draft.length)
     for node in _top_down(draft.parents)[1:]:
-        if 2 * int(np.bitwise_count(bits[draft.parents[node]] ^ bits[node]).sum(dtype=np.int64)) > draft.length:
+        if 2 * int(_ONES[bits[draft.parents[node]] ^ bits[node]].sum(dtype=np.int64)) > draft.length:
             bits[node], flipped[node] = other[node], not flipped[node]
     return replace(draft, bits=bits, flipped=flipped)
 

@@ -1,15 +1,14 @@
 """order-filters: a tree over the filters of every binary convolution, from which a kernel may count them one by one.
 
-The tree goes into the file as attributes of the node, hints that its function body ignores and that change no result:
-tree_nodes (nodes of each group's tree), tree_parents (one per node, group after group: its parent in that group's tree,
-or -1, the filter of zeros) and tree_flipped (which filters are complemented, as bytes of packed signs). A group's nodes
-are its filters and then virtual filters, whose bits follow from the rest. Beside it the report gets the counts of
+The tree goes into the file as an attribute of the node, `tree`: a hint that its function body ignores and that changes
+no result. It has the form that runtime/src/ort/tree_attribute.c gives. Beside it the report gets the counts of
 MST-compression: the paper's tree is for counting, the other for counting fast.
 """
 
 from __future__ import annotations
 
 import math
+import string
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +20,8 @@ from bnncc.passes.base import Context, LayerRecord, PassResult
 from bnncc.passes.filter_tree import FilterTree, TreeOptions, engine_tree, paper_tree, size_with_positions
 from bnncc.runtime.functions import DOMAIN
 
-ATTRIBUTES = ("tree_nodes", "tree_parents", "tree_flipped")
+ATTRIBUTE = "tree"
+_ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 
 MOST_FILTERS = 1 << 12  # of a group: distances between all pairs are kept
 MOST_STEINER_WORK = 1 << 34  # filters squared times bits: the search takes some ten seconds then
@@ -66,23 +66,55 @@ def _order(node: gs.Node, options: TreeOptions, context: Context, result: PassRe
         options = replace(options, steiner=False)
     packed = g.constant(node.inputs[1]).reshape(groups, filters, -1)
     trees = [engine_tree(group, length, options) for group in packed]
-    attributes = tree_attributes(trees)
-    result.changed |= any(node.attrs.get(name) != value for name, value in attributes.items())
-    node.attrs.update(attributes)
+    text = tree_text([(tree.parents, tree.flipped[:filters]) for tree in trees])
+    result.changed |= node.attrs.get(ATTRIBUTE) != text
+    node.attrs[ATTRIBUTE] = text
     record = context.layers.get(node.name)
     if record is not None:
-        record.size_after += sum(onnx.helper.make_attribute(*item).ByteSize() for item in attributes.items())
+        record.size_after += onnx.helper.make_attribute(ATTRIBUTE, text).ByteSize()
         _count(record, trees, [paper_tree(group, length) for group in packed])
 
 
-def tree_attributes(trees: list[FilterTree]) -> dict[str, list[int]]:
-    """The attributes that say the trees of a convolution's groups."""
-    flipped = np.concatenate([tree.flipped[: tree.filter_count] for tree in trees])
-    return {
-        "tree_nodes": [len(tree.parents) for tree in trees],
-        "tree_parents": np.concatenate([tree.parents for tree in trees]).tolist(),
-        "tree_flipped": np.packbits(flipped, bitorder="little").tolist(),
-    }
+def tree_text(trees: list[tuple[np.ndarray, np.ndarray]]) -> str:
+    """The attribute that says the trees of a convolution's groups, as read by runtime/src/ort/tree_attribute.c.
+
+    Each is (parents [nodes], -1 for the filter of zeros; whether each filter is complemented [filters]).
+    """
+    bits = []
+    for parents, flipped in trees:
+        virtual = len(parents) - len(flipped)
+        bits += [_low_bits(virtual, 16), np.asarray(flipped, bool)]
+        bits.append(_low_bits(1 + np.asarray(parents), len(parents).bit_length()))
+    stream = np.concatenate(bits)
+    sextets = np.packbits(np.resize(np.pad(stream, (0, 5)), (-(-len(stream) // 6), 6)), axis=1, bitorder="little")
+    return "".join(_ALPHABET[sextet] for sextet in sextets[:, 0])
+
+
+def read_tree_text(text: str, groups: int, filters: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What `tree_text` was given, (parents int32, flipped bool) of each group; `filters` are those of one group.
+
+    The text must be one that the library takes: it is not checked here.
+    """
+    sextets = np.array([_ALPHABET.index(character) for character in text])
+    stream, at, trees = _low_bits(sextets, 6), 0, []
+    for _ in range(groups):
+        nodes = filters + int(_numbers(stream[at : at + 16], 16)[0])
+        flipped = stream[at + 16 : at + 16 + filters]
+        at += 16 + filters
+        width = nodes.bit_length()
+        trees.append((_numbers(stream[at : at + nodes * width], width) - 1, flipped))
+        at += nodes * width
+    return trees
+
+
+def _numbers(bits: np.ndarray, width: int) -> np.ndarray:
+    """int32 numbers of `width` bits each, lowest first."""
+    return (bits.reshape(-1, width) << np.arange(width)).sum(axis=1, dtype=np.int32)
+
+
+def _low_bits(values: np.ndarray | int, count: int) -> np.ndarray:
+    """The lowest bits of each value, one after the other, each value's lowest first."""
+    return (np.atleast_1d(values)[:, None] >> np.arange(count) & 1).astype(bool).ravel()
 
 
 def _count(record: LayerRecord, trees: list[FilterTree], paper: list[FilterTree]) -> None:

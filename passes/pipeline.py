@@ -48,7 +48,7 @@ class Outcome:
 
 
 def passes_for(config: Any) -> list[Pass]:
-    """The passes that a config asks for, in order."""
+    """The passes that a config asks for, in an order that gives each what it requires."""
     passes: list[Pass] = [Simplify(), CanonicalizeBinarizers(), CanonicalizeWeights(), RestoreSigns(), Thresholds()]
     if config.fold_batchnorm:
         passes.append(FoldBatchNorm())
@@ -58,7 +58,18 @@ def passes_for(config: Any) -> list[Pass]:
             passes.append(FuseEpilogues())
         if config.tree:
             passes.append(OrderFilters())
+    check_order(passes)
     return passes
+
+
+def check_order(passes: list[Pass]) -> None:
+    """Raise ValueError where a pass requires one that does not come before it: a mistake in the list of passes."""
+    done: set[str] = set()
+    for step in passes:
+        missing = [name for name in step.requires if name not in done]
+        if missing:
+            raise ValueError(f"pass {step.name} requires {', '.join(missing)} before it")
+        done.add(step.name)
 
 
 def run_passes(

@@ -2,6 +2,7 @@
 
 from bnncc.runtime.binding import (
     Conv2d,
+    ConvTree,
     Linear,
     Steps,
     binarize,
@@ -18,6 +19,7 @@ from bnncc.runtime.library import library_path, register
 
 __all__ = [
     "Conv2d",
+    "ConvTree",
     "Linear",
     "Steps",
     "binarize",

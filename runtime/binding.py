@@ -8,7 +8,8 @@ on the caller's thread, without holding Python's lock. Errors in the arguments r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from bnncc.runtime.library import check, interface, library
 
 Packed = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Result = Floats | Packed | tuple[Floats, Packed]
 
 
 def version() -> str:
@@ -131,12 +133,26 @@ def max_pool_signs(
     return bits
 
 
+@dataclass(frozen=True)
+class ConvTree:
+    """Trees over a convolution's filters, a hint to its kernel (bnncc_filter_tree in bnncc.h).
+
+    `group_nodes`, the number of nodes of each group's tree; `parents`, those of all groups one after the other, each
+    numbered within its group, -1 for the filter of zeros; `flipped`, [M], true where a node is its filter's complement.
+    """
+
+    group_nodes: Sequence[int]
+    parents: ArrayLike
+    flipped: ArrayLike
+
+
 class Conv2d:
     """A binary convolution with its epilogue, prepared once and run many times, by many threads if wanted.
 
     Parameters: `weight`, packed signs [M, ceil(K / 8)] with K = C/group * kh * kw in (channel, row, column) order;
     `weight_shape`, (M, C/group, kh, kw); `width` of the input; `strides` and `dilations`, (height, width); `pads`,
-    (top, left, bottom, right); `group`; `pad_value`, 0 for padding that contributes nothing, or the sign that it has.
+    (top, left, bottom, right); `group`; `pad_value`, 0 for padding that contributes nothing, or the sign that it has;
+    `tree`, trees over the filters, without which the kernel takes dot products.
     The epilogue: `scale` and `shift`, float32 of one value or M, give the float output dot * scale + shift, each step
     rounded; `threshold`, int32 [M], gives the bit output dot >= threshold. Without any of them the float output is
     the dot product itself. `steps` is what the float output goes through, and what its bits are.
@@ -157,6 +173,7 @@ class Conv2d:
         shift: ArrayLike | None = None,
         threshold: ArrayLike | None = None,
         steps: Steps | None = None,
+        tree: ConvTree | None = None,
         isa: str = "auto",
     ) -> None:
         ffi, lib = interface(), library()
@@ -174,10 +191,12 @@ class Conv2d:
         params.width = width
         self.epilogue = _Epilogue(scale, shift, threshold, steps)
         self.in_channels, self.out_channels, self.width = params.in_channels, shape[0], width
+        hint, kept = _filter_tree(tree, group, shape[0])
         handle, error = ffi.new("bnncc_conv **"), ffi.new("bnncc_error *")
         status = lib.bnncc_conv_create(
-            params, _in(weight), weight.size, self.epilogue.struct, ffi.NULL, _isa_number(isa), handle, error
+            params, _in(weight), weight.size, self.epilogue.struct, hint, _isa_number(isa), handle, error
         )
+        del kept  # the library has copied what it needs
         check(status, error)
         self._handle = ffi.gc(handle[0], lib.bnncc_conv_destroy)
 
@@ -186,10 +205,19 @@ class Conv2d:
         """The kernel and instruction set in use, such as "dot/avx512vpopcntdq"."""
         return interface().string(library().bnncc_conv_kernel(self._handle)).decode()
 
-    def __call__(self, x: ArrayLike, residual: ArrayLike | None = None) -> Floats | Packed | tuple[Floats, Packed]:
+    def __call__(self, x: ArrayLike, residual: ArrayLike | None = None) -> Result:
         """Run on packed signs [N, C, H, ceil(width / 8)], with a residual of the output's shape where a step adds it.
 
         Returns float32 [N, M, Ho, Wo], packed signs [N, M, Ho, ceil(Wo / 8)], or both, as the epilogue asks.
+        """
+        run, result = self.bind(x, residual)
+        run()
+        return result
+
+    def bind(self, x: ArrayLike, residual: ArrayLike | None = None) -> tuple[Callable[[], None], Result]:
+        """Return a function that runs on `x`, and the result, which each of its calls writes anew.
+
+        For loops over the same arrays, and for timing: a call does nothing but call the library.
         """
         ffi, lib = interface(), library()
         x = _packed(x, "x", self.width, rank=4)
@@ -202,13 +230,9 @@ class Conv2d:
             residual = _array(residual, np.float32, "residual")
             if y is None or residual.shape != y.shape:
                 raise BadInput(f"residual has shape {list(residual.shape)}, not the float output's")
-        if x.shape[0]:
-            added = ffi.NULL if residual is None else _in(residual)
-            status = lib.bnncc_conv_run(
-                self._handle, _in(x), added, x.shape[0], x.shape[2], _out(y), _out(bits), ffi.NULL, error
-            )
-            check(status, error)
-        return self.epilogue.result(y, bits)
+        added = ffi.NULL if residual is None else _in(residual)
+        arguments = (self._handle, _in(x), added, x.shape[0], x.shape[2], _out(y), _out(bits), ffi.NULL, error)
+        return _runner(lib.bnncc_conv_run, arguments, error), self.epilogue.result(y, bits)
 
 
 class Linear:
@@ -250,29 +274,33 @@ class Linear:
         """The kernel and instruction set in use, such as "dot/avx512vpopcntdq"."""
         return interface().string(library().bnncc_linear_kernel(self._handle)).decode()
 
-    def __call__(self, x: ArrayLike) -> Floats | Packed | tuple[Floats, Packed]:
+    def __call__(self, x: ArrayLike) -> Result:
         """Run on packed signs [N, ..., ceil(width / 8)], the axes after the first flattened to K features.
 
         Returns float32 [N, M], packed signs [N, ceil(M / 8)], or both, as the epilogue asks.
         """
+        run, result = self.bind(x)
+        run()
+        return result
+
+    def bind(self, x: ArrayLike) -> tuple[Callable[[], None], Result]:
+        """Return a function that runs on `x`, and the result, which each of its calls writes anew."""
         ffi, lib = interface(), library()
         x = _packed(x, "x", self.width)
         if x.ndim < 2 or np.prod(x.shape[1:-1], dtype=np.int64) != self.rows:
             raise BadInput(f"x has shape {list(x.shape)}, not {self.rows} rows of {self.width} signs per item")
         y, bits = self.epilogue.outputs((x.shape[0],), self.out_features)
-        if x.shape[0]:
-            error = ffi.new("bnncc_error *")
-            status = lib.bnncc_linear_run(self._handle, _in(x), x.shape[0], _out(y), _out(bits), ffi.NULL, error)
-            check(status, error)
-        return self.epilogue.result(y, bits)
+        error = ffi.new("bnncc_error *")
+        arguments = (self._handle, _in(x), x.shape[0], _out(y), _out(bits), ffi.NULL, error)
+        return _runner(lib.bnncc_linear_run, arguments, error), self.epilogue.result(y, bits)
 
 
-def conv2d(x: ArrayLike, weight: ArrayLike, **parameters: Any) -> Floats | Packed | tuple[Floats, Packed]:
+def conv2d(x: ArrayLike, weight: ArrayLike, **parameters: Any) -> Result:
     """Run a binary convolution once: `Conv2d(weight, **parameters)(x)`."""
     return Conv2d(weight, **parameters)(x)
 
 
-def linear(x: ArrayLike, weight: ArrayLike, **parameters: Any) -> Floats | Packed | tuple[Floats, Packed]:
+def linear(x: ArrayLike, weight: ArrayLike, **parameters: Any) -> Result:
     """Run a binary linear layer once: `Linear(weight, **parameters)(x)`."""
     return Linear(weight, **parameters)(x)
 
@@ -345,11 +373,38 @@ class _Epilogue:
         bits = np.empty((*outer, -(-width // 8)), np.uint8) if self.gives_bits else None
         return y, bits
 
-    def result(self, y: Floats | None, bits: Packed | None) -> Floats | Packed | tuple[Floats, Packed]:
+    def result(self, y: Floats | None, bits: Packed | None) -> Result:
         """Return what was asked for of the two."""
         if y is None:
             return bits
         return y if bits is None else (y, bits)
+
+
+def _runner(function: Any, arguments: tuple[Any, ...], error: Any) -> Callable[[], None]:
+    """Return a call of one of the library's run functions; the arguments, and so their arrays, live as long as it."""
+
+    def run() -> None:
+        status = function(*arguments)
+        if status:
+            check(status, error)
+
+    return run
+
+
+def _filter_tree(tree: ConvTree | None, groups: int, channels: int) -> tuple[Any, list[Any]]:
+    """Return a bnncc_filter_tree, NULL for none, and what must be kept alive meanwhile."""
+    if tree is None:
+        return interface().NULL, []
+    group_nodes = np.array(_integers(tree.group_nodes, groups, "group_nodes"), np.int64)
+    parents, flipped = _vector(tree.parents, np.int32, "parents"), _vector(tree.flipped, np.uint8, "flipped")
+    if np.any(group_nodes < 0) or sum(map(int, group_nodes)) != parents.size:
+        raise BadInput(f"group_nodes are {group_nodes.tolist()}, but there are {parents.size} parents")
+    if flipped.size != channels:
+        raise BadInput(f"flipped has {flipped.size} values, not one for each of {channels} channels")
+    struct = interface().new("bnncc_filter_tree *")
+    struct.group_nodes, struct.parents, struct.flipped = _in(group_nodes), _in(parents), _in(flipped)
+    struct.node_count = parents.size
+    return struct, [group_nodes, parents, flipped]
 
 
 def _isa_numbers() -> dict[str, int]:
@@ -415,7 +470,7 @@ def _integers(values: Sequence[int], count: int, name: str) -> list[int]:
     return [_int64(value, name) for value in values]
 
 
-_TYPES = {"float32": "float[]", "uint8": "uint8_t[]", "int8": "int8_t[]", "int32": "int32_t[]"}
+_TYPES = {"int64": "int64_t[]", "float32": "float[]", "uint8": "uint8_t[]", "int8": "int8_t[]", "int32": "int32_t[]"}
 
 
 def _in(array: NDArray[Any]) -> Any:

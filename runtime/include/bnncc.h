@@ -179,9 +179,11 @@ typedef struct bnncc_conv bnncc_conv;
 
 /* tree: NULL, or trees over the filters. It is checked whether the kernel uses it or not, and need not be kept.
  *
- * Without a tree the kernel takes dot products; with one it may count along the tree, in bit-planes, in all runs or in
- * those whose batch fills its lanes. The environment variable BNNCC_KERNEL, read here, is "auto" (the default: the
- * cheaper one), "dot", or "planes" (wherever there is a tree; BNNCC_UNSUPPORTED for a layer too large for it). */
+ * The kernel takes dot products, or counts in bit-planes: along the tree, where there is one, with output pixels in the
+ * lanes; or with filters in the lanes, what differs from what most pixels have. Which is best may depend on the batch.
+ * The environment variable BNNCC_KERNEL, read here, is "auto" (the default: the cheapest one), "dot", "planes"
+ * (wherever there is a tree, else "dot") or "channels"; BNNCC_UNSUPPORTED for a layer too large for the one asked for.
+ */
 BNNCC_API bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
                                          const bnncc_epilogue *epilogue, const bnncc_filter_tree *tree, bnncc_isa isa,
                                          bnncc_conv **conv, bnncc_error *error);
@@ -189,8 +191,8 @@ BNNCC_API void bnncc_conv_destroy(bnncc_conv *conv);
 /* Output height for an input height, and the (fixed) output width in pixels. */
 BNNCC_API bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int64_t *out_height,
                                                int64_t *out_width, bnncc_error *error);
-/* The kernel and instruction set in use, for reports: "dot/avx512vpopcntdq", "planes/avx2 256" (lanes of 256 bits) or,
- * where it depends on the run, "planes/avx512bw 512+256, dot". */
+/* The kernel and instruction set in use, for reports: "dot/avx512vpopcntdq", "planes/avx2 256" (lanes of 256 bits),
+ * "channels/avx512bw 512" or, where it depends on the run, "planes/avx512bw 512+256, channels 512, dot". */
 BNNCC_API const char *bnncc_conv_kernel(const bnncc_conv *conv);
 /* y: float32 [batch, out_channels, out_height, out_width], NULL exactly where the epilogue gives no float output;
  * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)], NULL exactly where it gives no bits;

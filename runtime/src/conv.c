@@ -1,7 +1,8 @@
 /* Binary convolution: prepare the windows, take dot products, hand them to the epilogue.
  *
- * With trees over its filters, a convolution may be served by the bit-plane kernel (planes/) instead, in all runs or in
- * those whose batch fills its lanes; conv_kernel.c says when. What follows is the dot kernel's way.
+ * A convolution may be served by the channel kernel (channels/) or, with trees over its filters, by the bit-plane
+ * kernel (planes/) instead, in all runs or in those whose batch suits them; conv_kernel.c says when. What follows is
+ * the dot kernel's way.
  *
  * A run works through groups of images, each in two parallel stages:
  * 1. every image row turns from planes (a bit per pixel, channel by channel) into pixel-major words;
@@ -27,13 +28,18 @@ typedef struct lanes {
 
 enum { LANE_WIDTHS = 2 }; /* that one instruction set has, at most */
 
+/* What may serve a run: the bit-plane kernel with lanes of each width, and the others. */
+enum { SERVER_CHANNELS = LANE_WIDTHS, SERVER_DOT, SERVERS };
+
 struct bnncc_conv {
     bnncc_conv_params params;
     char name[64];
     bnncc_isa isa;
     lanes lanes[LANE_WIDTHS];
     size_t tree_work; /* planes that the trees add for one vector */
-    bool has_dot;     /* else every run is the bit-plane kernel's */
+    channels_plan channels_plan;
+    channels_conv *channels; /* NULL where it is not to be used */
+    bool can_serve[SERVERS]; /* those that were prepared */
     const dot_kernel *kernel;
     epilogue epilogue;
     size_t group_filters; /* output channels of a group */
@@ -139,70 +145,116 @@ static bool sum_taps(bnncc_conv *conv, const uint8_t *weight) {
     return true;
 }
 
-/* Which lanes serve a run best, LANE_WIDTHS meaning the dot kernel; among those with `usable` set. */
-static size_t choose_lanes(const bnncc_conv *conv, const bool *usable, size_t batch, size_t out_height) {
+/* differing: see channels_differing. */
+static double cost(const bnncc_conv *conv, size_t server, double differing, size_t batch, size_t out_height) {
     const double pixels = (double)batch * (double)out_height * (double)conv->out_width;
     const size_t taps = (size_t)(conv->params.kernel_shape[0] * conv->params.kernel_shape[1]);
     const bool floats = conv->epilogue.scale != NULL;
-    size_t best = LANE_WIDTHS;
-    double least =
-        dot_cost(conv->isa, conv->words, taps, (size_t)conv->params.out_channels, (size_t)conv->params.group, pixels);
-    for (size_t i = 0; i < LANE_WIDTHS; i++) {
-        if (!usable[i])
-            continue;
-        const double cost = planes_cost(&conv->lanes[i].plan, conv->tree_work, floats, batch, out_height);
-        if (cost < least || (best == LANE_WIDTHS && !conv->has_dot)) {
+    if (server == SERVER_DOT)
+        return dot_cost(conv->isa, conv->words, taps, (size_t)conv->params.out_channels, (size_t)conv->params.group,
+                        pixels);
+    if (server == SERVER_CHANNELS)
+        return channels_cost(&conv->channels_plan, differing, floats, batch, out_height);
+    return planes_cost(&conv->lanes[server].plan, conv->tree_work, floats, batch, out_height);
+}
+
+/* What serves a run best, among those with `usable` set (one at least). */
+static size_t choose_server(const bnncc_conv *conv, const bool *usable, double differing, size_t batch,
+                            size_t out_height) {
+    size_t best = SERVERS;
+    double least = 0;
+    for (size_t i = 0; i < SERVERS; i++) {
+        const double here = usable[i] ? cost(conv, i, differing, batch, out_height) : 0;
+        if (usable[i] && (best == SERVERS || here < least)) {
             best = i;
-            least = cost;
+            least = here;
         }
     }
     return best;
 }
 
-/* Prepares the bit-plane kernel with those lanes that are best for some batch. The height is not known yet; maps are as
- * often as not square. */
-static bnncc_status create_planes(bnncc_conv *conv, const uint8_t *weight, const bnncc_filter_tree *tree,
-                                  bnncc_error *error) {
-    const size_t most_batch = 64, groups = (size_t)conv->params.group;
+/* Which lanes the bit-plane kernel can have for a layer. */
+static void plan_lanes(bnncc_conv *conv, bool *usable) {
     size_t lane_bytes[LANE_WIDTHS] = {8, 0};
-    bool usable[LANE_WIDTHS] = {false}, used[LANE_WIDTHS + 1] = {false};
     if (conv->isa == BNNCC_ISA_AVX2)
         lane_bytes[0] = 32;
     else if (conv->isa != BNNCC_ISA_PORTABLE)
         lane_bytes[0] = 64, lane_bytes[1] = 32;
     for (size_t i = 0; i < LANE_WIDTHS && lane_bytes[i]; i++)
         usable[i] = planes_plan_create(&conv->params, conv->out_width, conv->isa, lane_bytes[i], &conv->lanes[i].plan);
-    if (!usable[0] && !usable[1])
-        return conv->has_dot ? BNNCC_OK
-                             : fail(error, BNNCC_UNSUPPORTED,
-                                    "BNNCC_KERNEL is planes, but the layer is too large for the bit-plane kernel");
+}
+
+static bool has_lanes(const bool *usable) {
+    for (size_t i = 0; i < LANE_WIDTHS; i++)
+        if (usable[i])
+            return true;
+    return false;
+}
+
+/* Prepares the bit-plane and the channel kernel where they are asked for, or are best for some batch and some input: in
+ * recorded ones of a trained network 15 to 23 % of signs differ from what most in their map are, in coin flips nearly
+ * half. The height is not known yet; maps are as often as not square. The dot kernel serves what they do not, whatever
+ * the height. */
+static bnncc_status create_servers(bnncc_conv *conv, const uint8_t *weight, const bnncc_filter_tree *tree,
+                                   conv_kernel requested, bnncc_error *error) {
+    const size_t most_batch = 64, groups = (size_t)conv->params.group;
+    const bool automatic = requested == CONV_KERNEL_AUTO;
+    bool usable[SERVERS] = {false};
+    if (tree && (automatic || requested == CONV_KERNEL_PLANES)) {
+        plan_lanes(conv, usable);
+        if (!automatic && !has_lanes(usable))
+            return fail(error, BNNCC_UNSUPPORTED,
+                        "BNNCC_KERNEL is planes, but the layer is too large for the bit-plane kernel");
+    }
+    if (automatic || requested == CONV_KERNEL_CHANNELS) {
+        usable[SERVER_CHANNELS] = channels_plan_create(&conv->params, conv->out_width, conv->isa, &conv->channels_plan);
+        if (!automatic && !usable[SERVER_CHANNELS])
+            return fail(error, BNNCC_UNSUPPORTED,
+                        "BNNCC_KERNEL is channels, but the layer is too large for the channel kernel");
+    }
+    usable[SERVER_DOT] = automatic || !(has_lanes(usable) || usable[SERVER_CHANNELS]);
+    bnncc_status status = BNNCC_OK;
     group_tree *trees = NULL;
-    bnncc_status status = group_trees_create(tree, weight, groups, conv->group_filters, conv->length, &trees, error);
-    if (status)
-        return status;
-    conv->tree_work = planes_work(&conv->lanes[usable[0] ? 0 : 1].plan, trees);
-    for (size_t batch = 1; batch <= most_batch; batch *= 2)
-        used[choose_lanes(conv, usable, batch, conv->out_width)] = true;
+    if (has_lanes(usable)) {
+        status = group_trees_create(tree, weight, groups, conv->group_filters, conv->length, &trees, error);
+        if (!status)
+            conv->tree_work = planes_work(&conv->lanes[usable[0] ? 0 : 1].plan, trees);
+    }
+    conv->can_serve[SERVER_DOT] = usable[SERVER_DOT];
+    for (size_t batch = 1; !status && batch <= most_batch; batch *= 2) {
+        conv->can_serve[choose_server(conv, usable, 0.15, batch, conv->out_width)] = true;
+        conv->can_serve[choose_server(conv, usable, 0.5, batch, conv->out_width)] = true;
+    }
     for (size_t i = 0; !status && i < LANE_WIDTHS; i++)
-        if (used[i])
+        if (conv->can_serve[i])
             status = planes_conv_create(&conv->lanes[i].plan, trees, &conv->epilogue, &conv->lanes[i].planes, error);
-    group_trees_destroy(trees, groups);
+    if (!status && conv->can_serve[SERVER_CHANNELS])
+        status = channels_conv_create(&conv->channels_plan, weight, &conv->epilogue, &conv->channels, error);
+    if (trees)
+        group_trees_destroy(trees, groups);
     return status;
 }
 
-/* "dot/avx2", "planes/avx2 256", or, where runs differ, "planes/avx512bw 512+256, dot". */
+/* "dot/avx2", "planes/avx2 256", or, where runs differ, "planes/avx512bw 512+256, channels 512, dot". */
 static void name_kernel(bnncc_conv *conv) {
-    const char *isa = bnncc_isa_name(conv->isa);
-    size_t bits[LANE_WIDTHS];
+    char parts[SERVERS][16], name[sizeof conv->name] = "";
     for (size_t i = 0; i < LANE_WIDTHS; i++)
-        bits[i] = conv->lanes[i].planes ? 8 * conv->lanes[i].plan.lane_bytes : 0;
-    const char *dot = conv->has_dot ? ", dot" : "";
-    if (bits[0] && bits[1])
-        snprintf(conv->name, sizeof conv->name, "planes/%s %zu+%zu%s", isa, bits[0], bits[1], dot);
-    else if (bits[0] || bits[1])
-        snprintf(conv->name, sizeof conv->name, "planes/%s %zu%s", isa, bits[0] + bits[1], dot);
-    else
-        snprintf(conv->name, sizeof conv->name, "dot/%s", isa);
+        snprintf(parts[i], sizeof parts[i], "%zu", 8 * conv->lanes[i].plan.lane_bytes);
+    snprintf(parts[SERVER_CHANNELS], sizeof parts[SERVER_CHANNELS], "%zu", 8 * conv->channels_plan.lane_bytes);
+    const char *kernels[SERVERS] = {"planes", "planes", "channels", "dot"}, *last = NULL;
+    size_t length = 0;
+    for (size_t i = 0; i < SERVERS; i++) {
+        if (!conv->can_serve[i])
+            continue;
+        const bool again = last == kernels[i];
+        const char *separator = !last ? "" : again ? "+" : ", ";
+        const char *isa = last ? "" : bnncc_isa_name(conv->isa);
+        length += (size_t)snprintf(name + length, sizeof name - length, "%s%s%s%s%s%s", separator,
+                                   again ? "" : kernels[i], last ? "" : "/", isa, i == SERVER_DOT || again ? "" : " ",
+                                   i == SERVER_DOT ? "" : parts[i]);
+        last = kernels[i];
+    }
+    snprintf(conv->name, sizeof conv->name, "%s", name);
 }
 
 bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
@@ -235,7 +287,6 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
     *conv = (bnncc_conv){
         .params = *params,
         .isa = isa,
-        .has_dot = !tree || requested != CONV_KERNEL_PLANES,
         .kernel = dot_kernel_for(isa),
         .group_filters = group_filters,
         .length = length,
@@ -244,9 +295,9 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
     };
     status = epilogue_create(&conv->epilogue, epilogue, (size_t)params->out_channels, isa, error);
     const bool padded = params->pads[0] || params->pads[1] || params->pads[2] || params->pads[3];
-    if (!status && tree && requested != CONV_KERNEL_DOT)
-        status = create_planes(conv, weight, tree, error);
-    if (!status && conv->has_dot &&
+    if (!status)
+        status = create_servers(conv, weight, tree, requested, error);
+    if (!status && conv->can_serve[SERVER_DOT] &&
         (!place_weights(conv, weight) || (padded && params->pad_value == 0 && !sum_taps(conv, weight))))
         status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's weights");
     if (status) {
@@ -263,6 +314,7 @@ void bnncc_conv_destroy(bnncc_conv *conv) {
         return;
     for (size_t i = 0; i < LANE_WIDTHS; i++)
         planes_conv_destroy(conv->lanes[i].planes);
+    channels_conv_destroy(conv->channels);
     epilogue_destroy(&conv->epilogue);
     free(conv->weights);
     free(conv->tap_sums);
@@ -287,9 +339,7 @@ bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int
 typedef struct conv_job {
     const bnncc_conv *conv;
     const uint8_t *x, *x_end; /* of this group of images */
-    const float *residual;
-    float *y;
-    uint8_t *bits;
+    epilogue_tensors to;      /* likewise */
     size_t height, out_height;
     size_t tile_rows, tile_columns; /* output pixels of a tile, tile_rows * tile_columns <= DOT_TILE */
     size_t row_tiles, column_tiles; /* tiles of an image, down and across */
@@ -332,34 +382,13 @@ static void correct_padding(const bnncc_conv *conv, const window *windows, size_
     }
 }
 
-/* The epilogue of a tile: output pixels (row, column) and on of `rows` x `columns`, in an image. */
+/* The outputs of a tile: output pixels (row, column) and on of `rows` x `columns`, in an image. */
 static void store_tile(const conv_job *job, size_t image, size_t row, size_t rows, size_t column, size_t columns,
                        size_t first_filter, size_t filter_count, const int32_t *dots) {
-    const bnncc_conv *conv = job->conv;
-    const size_t out_width = conv->out_width, row_bytes = sign_bytes(out_width);
-    for (size_t f = 0; f < filter_count; f++, dots += DOT_TILE) {
-        const size_t channel = first_filter + f;
-        const size_t plane = image * (size_t)conv->params.out_channels + channel;
-        const size_t first_row = plane * job->out_height + row;
-        /* A tile of several rows is as wide as the image, so its pixels are neighbours in the float output. */
-        const size_t at = first_row * out_width + column;
-        uint64_t signs = 0;
-        if (conv->epilogue.steps.count) {
-            float values[DOT_TILE];
-            epilogue_floats(&conv->epilogue, channel, dots, rows * columns, values);
-            signs = epilogue_steps(&conv->epilogue, channel, values, job->residual ? job->residual + at : NULL,
-                                   rows * columns, job->y + at);
-        } else if (job->y) {
-            epilogue_floats(&conv->epilogue, channel, dots, rows * columns, job->y + at);
-        }
-        if (conv->epilogue.threshold)
-            signs = epilogue_signs(&conv->epilogue, channel, dots, rows * columns);
-        if (job->bits) {
-            uint8_t *bits = job->bits + first_row * row_bytes + column / 8;
-            for (size_t i = 0; i < rows; i++, bits += row_bytes)
-                store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
-        }
-    }
+    const size_t plane = image * (size_t)job->conv->params.out_channels;
+    for (size_t channel = first_filter; channel < first_filter + filter_count; channel++, dots += DOT_TILE)
+        epilogue_store_tile(&job->conv->epilogue, channel, dots, &job->to, (plane + channel) * job->out_height + row,
+                            rows, column, columns);
 }
 
 /* Stage 2: items [begin, end); an item is a chunk of a group of a tile of an image, the chunks counting fastest. */
@@ -445,9 +474,10 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const floa
         const size_t now = smaller(at_once, images - done);
         job.x = x + done * image_bytes;
         job.x_end = job.x + now * image_bytes;
-        job.residual = residual ? residual + done * out_pixels : NULL;
-        job.y = y ? y + done * out_pixels : NULL;
-        job.bits = bits ? bits + done * out_rows * out_row_bytes : NULL;
+        job.to = (epilogue_tensors){.residual = residual ? residual + done * out_pixels : NULL,
+                                    .y = y ? y + done * out_pixels : NULL,
+                                    .bits = bits ? bits + done * out_rows * out_row_bytes : NULL,
+                                    .width = conv->out_width};
         parallel_ranges(parallel, now * job.height, sign_words(channels) * width * 8, prepare_rows, &job);
         parallel_run(parallel, now * image_items, smaller(pieces, now * image_items), convolve, &job);
     }
@@ -478,12 +508,13 @@ bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const floa
     if (overflow)
         return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
 
-    bool usable[LANE_WIDTHS], any = false;
-    for (size_t i = 0; i < LANE_WIDTHS; i++)
-        any |= usable[i] = conv->lanes[i].planes != NULL;
-    const size_t best = any ? choose_lanes(conv, usable, images, out_rows) : LANE_WIDTHS;
-    if (best < LANE_WIDTHS)
-        return planes_conv_run(conv->lanes[best].planes, x, residual, images, in_rows, out_rows, y, bits, parallel,
+    const double differing =
+        conv->can_serve[SERVER_CHANNELS] ? channels_differing(&conv->params, x, images, in_rows) : 0;
+    const size_t server = choose_server(conv, conv->can_serve, differing, images, out_rows);
+    if (server < LANE_WIDTHS)
+        return planes_conv_run(conv->lanes[server].planes, x, residual, images, in_rows, out_rows, y, bits, parallel,
                                error);
+    if (server == SERVER_CHANNELS)
+        return channels_conv_run(conv->channels, x, residual, images, in_rows, out_rows, y, bits, parallel, error);
     return run_dot(conv, x, residual, images, in_rows, out_rows, y, bits, parallel, error);
 }

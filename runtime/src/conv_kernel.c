@@ -2,7 +2,9 @@
  *
  * The dot kernel's time goes with output pixels times words of filters. The bit-plane kernel's goes with vectors times
  * planes along the tree, however many of a vector's lanes hold pixels: it wins where maps, or the maps of a batch, fill
- * the lanes, and where the trees have short edges. The figures are times on one machine (Zen 5); what matters is how
+ * the lanes, and where the trees have short edges. The channel kernel's goes with output pixels times the inputs that
+ * differ from a reference, of which there are the fewer the more alike neighbouring pixels are: it wins on small maps
+ * with many filters. The figures are times on one machine (Zen 5); what matters is how
  * they compare, which differs little between CPUs with the same instructions. */
 #include "conv_kernel.h"
 #include "checked.h"
@@ -18,8 +20,11 @@ bnncc_status conv_kernel_requested(conv_kernel *kernel, bnncc_error *error) {
         *kernel = CONV_KERNEL_DOT;
     else if (strcmp(name, "planes") == 0)
         *kernel = CONV_KERNEL_PLANES;
+    else if (strcmp(name, "channels") == 0)
+        *kernel = CONV_KERNEL_CHANNELS;
     else
-        return fail(error, BNNCC_INVALID_ARGUMENT, "BNNCC_KERNEL is \"%.32s\"; it may be auto, dot or planes", name);
+        return fail(error, BNNCC_INVALID_ARGUMENT, "BNNCC_KERNEL is \"%.32s\"; it may be auto, dot, planes or channels",
+                    name);
     return BNNCC_OK;
 }
 
@@ -41,8 +46,25 @@ double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t bat
     const double prepare = plan->narrow ? 3.0 : 6.0 * (double)(plan->lane_bytes / plan->pitch);
     size_t counted = 0, prepared = 0;
     planes_vectors(plan, batch, out_height, &counted, &prepared);
-    const double expand_row = plan->isa >= BNNCC_ISA_AVX512BW ? 3.0 + 1.5 * (double)plan->pitch : 150.0;
+    const double expand_byte = plan->isa >= BNNCC_ISA_AVX512BW ? 1.1 : plan->isa == BNNCC_ISA_AVX2 ? 2.5 : 50.0;
     const double rows = floats ? (double)batch * (double)out_height * (double)plan->segments : 0;
     return (double)counted * (double)work * plane + (double)prepared * prepare +
-           rows * (double)plan->params.out_channels * expand_row;
+           rows * (double)plan->params.out_channels * (double)plan->pitch * expand_byte;
+}
+
+double channels_cost(const channels_plan *plan, double differing, bool floats, size_t batch, size_t out_height) {
+    const bool avx512 = plan->isa >= BNNCC_ISA_AVX512BW;
+    const double plane = avx512 ? 0.37 : plan->lane_bytes == 32 ? 0.55 : 0.9;
+    const double list_step = avx512 ? 0.05 : 1.2 * differing, expand_filter = avx512 ? 0.2 : 1.1;
+    const double window = 30.0, tap = 5.0, pixel_word = 4.0;
+    const double groups = (double)plan->params.group, channels = (double)plan->group_channels;
+    const double blocks = (double)plan->blocks, filters = (double)plan->group_filters;
+    const double pixels = (double)batch * (double)out_height * (double)plan->out_width;
+    const double inputs = pixels * (double)(plan->params.strides[0] * plan->params.strides[1]);
+    const double counted = (double)plan->length * plan->inside * differing * plane;
+    const double per_pixel = blocks * (counted + window) + (double)plan->taps * tap +
+                             (floats ? filters * expand_filter : filters / 64 * pixel_word);
+    const double per_input = channels * list_step + (channels / 64 + 1) * pixel_word;
+    const double per_image = (double)plan->length * blocks * plane;
+    return groups * (pixels * per_pixel + inputs * per_input + (double)batch * per_image);
 }

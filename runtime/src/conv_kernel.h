@@ -2,15 +2,17 @@
 #ifndef BNNCC_CONV_KERNEL_H
 #define BNNCC_CONV_KERNEL_H
 
+#include "channels/channels.h"
 #include "planes/planes.h"
 
 typedef enum conv_kernel {
-    CONV_KERNEL_AUTO, /* the cheaper one */
+    CONV_KERNEL_AUTO, /* the cheapest one */
     CONV_KERNEL_DOT,
     CONV_KERNEL_PLANES, /* wherever there are trees */
+    CONV_KERNEL_CHANNELS,
 } conv_kernel;
 
-/* What the environment variable BNNCC_KERNEL says: "auto" (as if it were not set), "dot" or "planes". */
+/* What the environment variable BNNCC_KERNEL says: "auto" (as if it were not set), "dot", "planes" or "channels". */
 bnncc_status conv_kernel_requested(conv_kernel *kernel, bnncc_error *error);
 
 /* Rough times of one thread, in nanoseconds, that are good for being compared with each other.
@@ -18,5 +20,7 @@ bnncc_status conv_kernel_requested(conv_kernel *kernel, bnncc_error *error);
  * floats: whether there is float output, which the bit-plane kernel has to make of its counters. */
 double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t groups, double pixels);
 double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height);
+/* differing: see channels_differing. */
+double channels_cost(const channels_plan *plan, double differing, bool floats, size_t batch, size_t out_height);
 
 #endif /* BNNCC_CONV_KERNEL_H */

@@ -5,6 +5,7 @@
  * two into a fused multiply-add, which AVX-512 has, would round once: a more precise and thus a different number. */
 #include "epilogue.h"
 #include "checked.h"
+#include "signs.h"
 
 #include <stdlib.h>
 
@@ -158,4 +159,25 @@ bnncc_status epilogue_check_tensors(const epilogue *epilogue, const float *resid
         return fail(error, BNNCC_INVALID_ARGUMENT,
                     bits ? "bits is given, but the epilogue has no bit output" : "bits is NULL");
     return BNNCC_OK;
+}
+
+void epilogue_store_tile(const epilogue *epilogue, size_t channel, const int32_t *dots, const epilogue_tensors *to,
+                         size_t row, size_t rows, size_t column, size_t columns) {
+    /* Pixels of several rows are neighbours in the float tensors. */
+    const size_t at = row * to->width + column, pixels = rows * columns, row_bytes = sign_bytes(to->width);
+    uint64_t signs = 0;
+    if (epilogue->steps.count) {
+        float values[64];
+        epilogue_floats(epilogue, channel, dots, pixels, values);
+        signs = epilogue_finish(epilogue, channel, values, to->residual ? to->residual + at : NULL, pixels, to->y + at);
+    } else if (to->y) {
+        epilogue_floats(epilogue, channel, dots, pixels, to->y + at);
+    }
+    if (!to->bits)
+        return;
+    if (epilogue->threshold)
+        signs = epilogue_signs(epilogue, channel, dots, pixels);
+    uint8_t *bits = to->bits + row * row_bytes + column / 8;
+    for (size_t i = 0; i < rows; i++, bits += row_bytes)
+        store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
 }

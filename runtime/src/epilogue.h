@@ -3,7 +3,7 @@
 #define BNNCC_EPILOGUE_H
 
 #include "bnncc.h"
-#include "steps.h"
+#include "epilogue_steps.h"
 
 typedef void epilogue_floats_function(const int32_t *dots, size_t count, float scale, float shift, float *y);
 typedef uint64_t epilogue_signs_function(const int32_t *dots, size_t count, int32_t threshold);
@@ -41,9 +41,22 @@ static inline uint64_t epilogue_signs(const epilogue *epilogue, size_t channel, 
 }
 
 /* See steps_function. */
-static inline uint64_t epilogue_steps(const epilogue *epilogue, size_t channel, float *values, const float *residual,
-                                      size_t count, float *y) {
+static inline uint64_t epilogue_finish(const epilogue *epilogue, size_t channel, float *values, const float *residual,
+                                       size_t count, float *y) {
     return epilogue->steps.apply(&epilogue->steps, channel, values, residual, count, y);
 }
+
+/* Tensors with rows of `width` pixels, [image][channel][row] of them; NULL where there are none. */
+typedef struct epilogue_tensors {
+    const float *residual;
+    float *y;
+    uint8_t *bits;
+    size_t width;
+} epilogue_tensors;
+
+/* All outputs of a tile of one channel from its `rows` x `columns` <= 64 dot products: from `column` on, of row `row`
+ * and those after it. Tiles of several rows are as wide as the tensors; the others begin at a byte of bits. */
+void epilogue_store_tile(const epilogue *epilogue, size_t channel, const int32_t *dots, const epilogue_tensors *to,
+                         size_t row, size_t rows, size_t column, size_t columns);
 
 #endif /* BNNCC_EPILOGUE_H */

@@ -166,12 +166,16 @@ def test_bad_files_are_status_2_in_one_line(bnncc, cnn, compiled, images, tmp_pa
         assert not out.exists()
 
 
-@pytest.mark.parametrize(("attribute", "value"), [("pads", -1), ("tree_parents", 0)])
-def test_compiled_file_edited_by_hand(bnncc, cnn, compiled, images, tmp_path, attribute, value):
-    """Negative padding; a filter that is its own parent."""
+@pytest.mark.parametrize("attribute", ["pads", "tree"])
+def test_compiled_file_edited_by_hand(bnncc, cnn, compiled, images, tmp_path, attribute):
+    """Negative padding; a tree that breaks off."""
     model = onnx.load(compiled)
     node = next(node for node in model.graph.node if node.op_type.startswith("BinaryConv"))
-    next(item for item in node.attribute if item.name == attribute).ints[0] = value
+    item = next(item for item in node.attribute if item.name == attribute)
+    if attribute == "pads":
+        item.ints[0] = -1
+    else:
+        item.s = item.s[:-2]
     onnx.save(model, tmp_path / "edited.onnx")
     for arguments in [
         ("run", tmp_path / "edited.onnx", "--data", images),
@@ -370,7 +374,14 @@ def test_interrupt_leaves_nothing(cnn, tmp_path):
     """Ctrl-C in the middle of a long verification."""
     target = tmp_path / "o.onnx"
     command = [sys.executable, "-m", "bnncc", "compile", str(cnn), "-o", str(target), "--verify-samples", "1000000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start what runs in the background with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".o.onnx.*")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -283,5 +283,5 @@ def test_functions_stay_functions_after_their_modules_are_imported():
 
     assert all(callable(getattr(bnncc, name)) for name in ("bench", "compile", "inspect", "verify"))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        bnncc.nothing  # noqa: B018
+        print(bnncc.nothing)
     assert set(bnncc.__all__) <= set(dir(bnncc))

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bnncc.models.augment import augment  # noqa: E402
+from bnncc.models.augment import augment
 
 
 def seeded(seed):

@@ -70,6 +70,7 @@ def test_help_without_torch(arguments):
 
 
 def test_onnx_files_and_data_without_torch(tmp_path):
+    pytest.importorskip("sklearn")  # for the images
     status, stdout, stderr = outcome(
         *("sample", "--dataset", "digits", "--count", 5, "-o", tmp_path / "x.npz"), without=["torch", "onnxscript"]
     )

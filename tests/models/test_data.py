@@ -139,6 +139,7 @@ def test_cifar_records_are_label_then_planes(tmp_path):
 
 
 def test_digits_split_is_fixed_and_complete():
+    pytest.importorskip("sklearn")
     train, test = data.load("digits", "train"), data.load("digits", "test")
     assert (len(train), len(test)) == (1438, 359)
     assert train.images.shape[1:] == data.SOURCES["digits"].shape

@@ -13,11 +13,11 @@ from onnx import numpy_helper
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-import bnncc  # noqa: E402
-from bnncc.errors import BadInput  # noqa: E402
-from bnncc.models.export import export  # noqa: E402
-from bnncc.models.layers import BinaryConv2d  # noqa: E402
-from bnncc.models.networks import build_network  # noqa: E402
+import bnncc
+from bnncc.errors import BadInput
+from bnncc.models.export import export
+from bnncc.models.layers import BinaryConv2d
+from bnncc.models.networks import build_network
 
 NETWORKS = {
     "vgg_small": {"width": 16, "image_size": 14},  # odd sizes on the way: 14, 7, 3, 1

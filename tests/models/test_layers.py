@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bnncc.models.layers import BinaryConv2d, BinaryLinear, constrain_weights  # noqa: E402
+from bnncc.models.layers import BinaryConv2d, BinaryLinear, constrain_weights
 
 
 def signs(x):

@@ -4,11 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-from bnncc.errors import BadInput  # noqa: E402
-from bnncc.models.layers import BinaryConv2d  # noqa: E402
-from bnncc.models.networks import build_network  # noqa: E402
+from bnncc.errors import BadInput
+from bnncc.models.layers import BinaryConv2d
+from bnncc.models.networks import build_network
 
 
 def binary_layers(model):

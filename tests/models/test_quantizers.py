@@ -4,9 +4,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bnncc.errors import BadInput  # noqa: E402
-from bnncc.models import quantizers  # noqa: E402
-from bnncc.models.quantizers import (  # noqa: E402
+from bnncc.errors import BadInput
+from bnncc.models import quantizers
+from bnncc.models.quantizers import (
     ActivationQuantizer,
     SignActivation,
     SignWeights,

@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bnncc.errors import BadInput, BnnccError  # noqa: E402
-from bnncc.models import checkpoint, data  # noqa: E402
-from bnncc.models.evaluate import evaluate  # noqa: E402
-from bnncc.models.layers import BinaryConv2d  # noqa: E402
-from bnncc.models.train import CHECKPOINT_NAME, LOG_NAME, TrainConfig, load_trained, train  # noqa: E402
+from bnncc.errors import BadInput, BnnccError
+from bnncc.models import checkpoint, data
+from bnncc.models.evaluate import evaluate
+from bnncc.models.layers import BinaryConv2d
+from bnncc.models.train import CHECKPOINT_NAME, LOG_NAME, TrainConfig, load_trained, train
 
 OPTIONS = {"width": 8, "in_channels": 1, "image_size": 8}
 

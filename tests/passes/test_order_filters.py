@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import string
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from filter_sets import some_filters, unpack
+from filter_sets import some_filters
 from onnx import numpy_helper
 from small_networks import Network, compile_and_compare
 
@@ -51,6 +52,25 @@ def convolutions(model: onnx.ModelProto) -> dict[str, dict]:
     }
 
 
+def read_trees(text: str, groups: int, filters: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(parents, which filters are complemented) of each group, from the attribute's text."""
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    bits = "".join(f"{alphabet.index(character):06b}"[::-1] for character in text)
+    trees, at = [], 0
+
+    def take(width: int) -> int:
+        nonlocal at
+        at += width
+        return int(bits[at - width : at][::-1] or "0", 2)
+
+    for _ in range(groups):
+        nodes = filters + take(16)
+        flipped = np.array([take(1) for _ in range(filters)], bool)
+        trees.append((np.array([take(nodes.bit_length()) - 1 for _ in range(nodes)], np.int32), flipped))
+    assert len(text) == -(-at // 6)
+    return trees
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -73,20 +93,20 @@ def test_files_hold_the_trees(options):
     for name, node in found.items():
         groups, length = node["group"], math.prod(node["weight_shape"][1:])
         filters = node["weight_shape"][0] // groups
-        assert len(node["tree_nodes"]) == groups
-        flipped = unpack(np.array([node["tree_flipped"]], np.uint8), groups * filters)[0].astype(bool)
-        ends = np.cumsum(node["tree_nodes"])
-        assert len(node["tree_parents"]) == ends[-1]
         planes = papers = 0
-        for group, end in enumerate(ends):
-            parents = np.array(node["tree_parents"][end - node["tree_nodes"][group] : end], np.int32)
+        decoded = read_trees(node["tree"].decode(), groups, filters)
+        for tree, other in zip(
+            order_filters.read_tree_text(node["tree"].decode(), groups, filters), decoded, strict=True
+        ):
+            assert [part.tolist() for part in tree] == [part.tolist() for part in other]
+        for group, (parents, flipped) in enumerate(decoded):
             mine = slice(group * filters, (group + 1) * filters)
             config = Config(**options)
             tree = engine_tree(node["weight"][mine], length, order_filters.tree_options(config))
             np.testing.assert_array_equal(parents, tree.parents)
-            np.testing.assert_array_equal(flipped[mine], tree.flipped[:filters])
+            np.testing.assert_array_equal(flipped, tree.flipped[:filters])
             if config.tree_shared_root:
-                bits = trees.virtual_filters(node["weight"][mine], length, parents, flipped[mine], shared_root=True)
+                bits = trees.virtual_filters(node["weight"][mine], length, parents, flipped, shared_root=True)
                 np.testing.assert_array_equal(bits, tree.bits)
             planes += tree.planes
             papers += paper_tree(node["weight"][mine], length).planes
@@ -102,16 +122,16 @@ def test_files_hold_the_trees(options):
 def test_trees_change_no_bit():
     x = np.random.default_rng(0).standard_normal((3, 8, 10, 10)).astype(np.float32)
     outcome = compile_and_compare(network(), {"x": x})
-    assert all("tree_parents" in node for node in convolutions(outcome.model).values())
+    assert all("tree" in node for node in convolutions(outcome.model).values())
     linear = [node for node in outcome.model.graph.node if node.op_type.startswith("BinaryLinear")]
     assert len(linear) == 1
-    assert not {attribute.name for attribute in linear[0].attribute} & set(order_filters.ATTRIBUTES)
+    assert not {attribute.name for attribute in linear[0].attribute} & {order_filters.ATTRIBUTE}
     assert [layer.tree_bits is None for layer in outcome.layers] == [False, False, False, False, True]
 
 
 def test_no_tree():
     outcome = run_passes(network(), Config(tree=False))
-    assert not any("tree_parents" in node for node in convolutions(outcome.model).values())
+    assert not any("tree" in node for node in convolutions(outcome.model).values())
     assert all(layer.bit_ops_mst is None and layer.tree_bits is None for layer in outcome.layers)
 
 
@@ -119,7 +139,7 @@ def test_idempotent():
     graph = gs.import_onnx(run_passes(network(), Config()).model)
     context = Context(Config(), 17)
     assert not order_filters.OrderFilters().apply(graph, context).changed
-    next(node for node in graph.nodes if node.op.startswith("BinaryConv")).attrs["tree_flipped"][0] ^= 1
+    next(node for node in graph.nodes if node.op.startswith("BinaryConv")).attrs["tree"] = "AAAA"
     assert order_filters.OrderFilters().apply(graph, context).changed
 
 

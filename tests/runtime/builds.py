@@ -1,4 +1,4 @@
-"""Builds of the library and its C tests, made by cmake once per test session."""
+"""Builds of the library and its C tests, made by cmake once per test session; what other builds need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +35,15 @@ def build(sanitize: bool) -> Path:
 def library(sanitize: bool) -> Path:
     """Return the path of the library of a build."""
     return build(sanitize) / "runtime" / "libbnncc.so"
+
+
+def onnxruntime_headers() -> Path:
+    """Return the folder of onnxruntime's C and C++ headers, which its Python wheel lacks; skip the test without it."""
+    folder = os.environ.get("BNNCC_ORT_INCLUDE_DIR")
+    if not folder:
+        pytest.skip("no headers of onnxruntime (set BNNCC_ORT_INCLUDE_DIR)")
+    assert (Path(folder) / "onnxruntime_c_api.h").is_file(), f"no onnxruntime_c_api.h in {folder}"
+    return Path(folder)
 
 
 def sanitizer_runtime() -> str | None:

@@ -8,6 +8,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from op_models import op_model, random_bits, run_both, session
 
+from bnncc.passes.order_filters import tree_text
+
 RNG = np.random.default_rng(0)
 CONV = {
     "weight_shape": [4, 16, 3, 3],
@@ -19,7 +21,7 @@ CONV = {
     "pad_value": 0,
 }
 STEPS = {"steps": [2, 3, 0]}  # the residual, PReLU, a shift
-TREE = {"tree_nodes": [6], "tree_parents": [4, 4, -1, 5, 5, -1], "tree_flipped": [0b0101]}
+TREE = tree_text([([4, 4, -1, 5, 5, -1], [1, 0, 1, 0])])
 LINEAR = {"weight_shape": [5, 20], "width": 20}
 POOL = {
     "width": 10,
@@ -126,36 +128,22 @@ def test_missing_convolution_attribute(name):
 
 @pytest.mark.parametrize("op", CONVOLUTIONS)
 @pytest.mark.parametrize(
-    ("attributes", "text"),
+    ("tree", "text"),
     [
-        ({"tree_nodes": [5]}, "6 parents for 5 nodes"),
-        ({"tree_nodes": [7]}, "group 0 has 7 nodes"),
-        ({"tree_nodes": [3], "tree_parents": [-1, 0, 1]}, "group 0 has 3 nodes, not 4 filters and more"),
-        ({"tree_nodes": [4, 2]}, "'tree_nodes' has 2 values, not one per group"),
-        ({"tree_nodes": [0]}, "tree_nodes"),
-        ({"tree_nodes": [2**62]}, "tree_nodes"),
-        ({"tree_nodes": 6}, "tree"),
-        ({"tree_parents": [4, 4, -1, 5, 5]}, "group 0 has 6 nodes"),
-        ({"tree_parents": [4, 4, -1, 5, 5, -1, 0]}, "7 parents for 6 nodes"),
-        ({"tree_parents": [4, 4, -1, 5, 5, 6]}, "node 6 as a parent, but 6 nodes"),
-        ({"tree_parents": [4, 4, -1, 5, 5, -2]}, "tree_parents"),
-        ({"tree_parents": [4, 4, -1, 5, 5, 2**32]}, "tree_parents"),
-        ({"tree_parents": [4, 4, -1, 5, 5, 4]}, "group 0 has a cycle"),
-        ({"tree_parents": [0, 4, -1, 5, 5, -1]}, "group 0 has a cycle"),
-        ({"tree_parents": 3}, "tree"),
-        ({"tree_flipped": [0, 0]}, "'tree_flipped' has 2 values, not 1 for 4 channels"),
-        ({"tree_flipped": [256]}, "tree_flipped"),
-        ({"tree_flipped": [-1]}, "tree_flipped"),
-        ({"tree_flipped": 0}, "tree"),
+        ("", "'tree' ends before group 0 of 1"),
+        (TREE[:2], "'tree' ends before group 0 of 1"),
+        (TREE[:-1], "'tree' ends within group 0, whose tree has 6 nodes"),
+        ("////////", "'tree' ends within group 0, whose tree has 65539 nodes"),
+        (TREE + "A", "'tree' goes on for 1 characters after its last tree"),
+        (TREE[:-1] + "=", "'tree' has a character that is none of base64's"),
+        (TREE[:-1] + "\0", "'tree' has a character that is none of base64's"),
+        (tree_text([([4, 4, -1, 5, 5, 6], [1, 0, 1, 0])]), "node 6 as a parent, but 6 nodes"),
+        (tree_text([([4, 4, -1, 5, 5, 4], [1, 0, 1, 0])]), "group 0 has a cycle"),
+        (tree_text([([0, 4, -1, 5, 5, -1], [1, 0, 1, 0])]), "group 0 has a cycle"),
     ],
 )
-def test_filter_trees(op, attributes, text):
-    assert text in message(op, attributes=TREE | attributes)
-
-
-@pytest.mark.parametrize("name", sorted(TREE))
-def test_a_filter_tree_is_whole_or_not_there(name):
-    assert "come together" in message("BinaryConv", attributes={k: v for k, v in TREE.items() if k != name})
+def test_filter_trees(op, tree, text):
+    assert text in message(op, attributes={"tree": tree})
 
 
 @pytest.mark.parametrize("op", CONVOLUTIONS)
@@ -163,7 +151,7 @@ def test_filter_trees_change_no_result(op):
     """Kernels, function bodies and onnx's reference take the hint, which the bodies do not declare."""
     shape, attributes = SOUND[op]
     values = constants(op)
-    plain, hinted = (op_model(op, shape, values, attributes | extra) for extra in ({}, TREE))
+    plain, hinted = (op_model(op, shape, values, attributes | extra) for extra in ({}, {"tree": TREE}))
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(hinted))
     feeds = {"x": random_bits(RNG, 2, 16, 8, 2)}
     if "Steps" in op:
@@ -297,18 +285,19 @@ def test_unknown_instruction_set(monkeypatch):
 
 def test_unknown_kernel(monkeypatch):
     monkeypatch.setenv("BNNCC_KERNEL", "fastest")
-    assert 'BNNCC_KERNEL is "fastest"; it may be auto, dot or planes' in message("BinaryConv")
+    assert 'BNNCC_KERNEL is "fastest"; it may be auto, dot, planes or channels' in message("BinaryConv")
 
 
 def test_layer_beyond_the_kernel_asked_for(monkeypatch):
-    """What the bit-plane kernel cannot serve is an error where it is asked for, and else the dot kernel's."""
+    """What a kernel cannot serve is an error where it is asked for, and else the dot kernel's."""
     attributes = {**SOUND["BinaryConv"][1], "weight_shape": [1, 1, 1, 70000], "width": 70000, "pads": [0, 0, 0, 0]}
-    attributes |= {"dilations": [1, 1], "group": 1, "tree_nodes": [1], "tree_parents": [-1], "tree_flipped": [0]}
+    attributes |= {"dilations": [1, 1], "group": 1, "tree": tree_text([([-1], [0])])}
     one = np.ones(1, np.float32)
     values = {"weight": random_bits(RNG, 1, 70000 // 8), "scale": one, "shift": one}
     model = op_model("BinaryConv", [1, 1, 1, 70000 // 8], values, attributes)
     monkeypatch.setenv("BNNCC_KERNEL", "auto")
     session(model)
-    monkeypatch.setenv("BNNCC_KERNEL", "planes")
-    with pytest.raises(Exception, match="too large for the bit-plane kernel"):
-        session(model)
+    for kernel, name in (("planes", "bit-plane"), ("channels", "channel")):
+        monkeypatch.setenv("BNNCC_KERNEL", kernel)
+        with pytest.raises(Exception, match=f"too large for the {name} kernel"):
+            session(model)

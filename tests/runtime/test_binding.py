@@ -92,6 +92,44 @@ def test_errors_of_steps():
 
 
 @pytest.mark.parametrize("isa", runtime.isas())
+def test_conv2d_with_a_tree(isa, monkeypatch):
+    """Filter 1 from filter 0, filter 2 from a virtual one, filter 3 by its complement; runs repeated."""
+    monkeypatch.setenv("BNNCC_KERNEL", "planes")
+    rng = np.random.default_rng(4)
+    x, weight = signs(rng, 2, 5, 6, 9), signs(rng, 4, 5, 3, 3)
+    tree = runtime.ConvTree([5], [-1, 0, 4, 4, -1], [False, False, False, True])
+    conv = runtime.Conv2d(
+        runtime.pack_signs(weight.reshape(4, -1)), weight_shape=weight.shape, width=9, pads=[1, 1, 1, 1], tree=tree,
+        isa=isa,
+    )  # fmt: skip
+    assert conv.kernel.startswith(f"planes/{isa}")
+    packed = runtime.pack_signs(x)
+    run, result = conv.bind(packed)
+    run()
+    assert np.array_equal(result, direct_conv(x, weight, 1, 0))
+    packed[:] = runtime.pack_signs(-x)
+    run()
+    assert np.array_equal(result, -direct_conv(x, weight, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("tree", "cause"),
+    [
+        (runtime.ConvTree([4, 0], [-1] * 4, [0] * 4), "group_nodes has 2 values, not 1"),
+        (runtime.ConvTree([5], [-1] * 4, [0] * 4), "there are 4 parents"),
+        (runtime.ConvTree([-4], [-1] * 4, [0] * 4), "there are 4 parents"),
+        (runtime.ConvTree([4], [-1] * 4, [0] * 3), "flipped has 3 values"),
+        (runtime.ConvTree([4], [-1] * 4, [0, 0, 0, 2]), "flipped is 2"),
+        (runtime.ConvTree([4], [1, 0, -1, -1], [0] * 4), "tree"),
+        (runtime.ConvTree([4], [-1, 0.5, 0, 0], [0] * 4), "int32 cannot hold"),
+    ],
+)
+def test_bad_trees(tree, cause):
+    with pytest.raises(BadInput, match=cause):
+        runtime.Conv2d(np.zeros((4, 18), np.uint8), weight_shape=[4, 16, 3, 3], width=10, tree=tree)
+
+
+@pytest.mark.parametrize("isa", runtime.isas())
 def test_linear(isa):
     rng = np.random.default_rng(2)
     x, weight = signs(rng, 3, 4, 33), signs(rng, 21, 132)

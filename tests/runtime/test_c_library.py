@@ -1,10 +1,11 @@
-"""The library without Python: its C tests, plain and under the sanitizers, what it needs and what it exports."""
+"""The library without Python: its C tests, plain and under the sanitizers, what it needs, exports and declares."""
 
+import os
 import re
 import subprocess
 
 import pytest
-from builds import ROOT, build, library
+from builds import ROOT, build, library, onnxruntime_headers
 
 from bnncc import runtime
 
@@ -13,6 +14,7 @@ from bnncc import runtime
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [
+        ("test_channels", ["800"]),
         ("test_kernels", ["1500"]),
         ("test_memory", []),
         ("test_planes", ["400"]),
@@ -20,7 +22,7 @@ from bnncc import runtime
         ("fuzz", ["10000"]),
         ("test_api", None),
     ],
-    ids=["kernels", "memory", "planes", "trees", "fuzz", "api"],
+    ids=["channels", "kernels", "memory", "planes", "trees", "fuzz", "api"],
 )
 def test_c_program(program, arguments, sanitize):
     if program == "test_api":
@@ -43,6 +45,13 @@ def test_exports_only_the_header():
     exported = {line.split()[-1] for line in table.stdout.splitlines()}
     header = (ROOT / "runtime" / "include" / "bnncc.h").read_text()
     assert exported == set(re.findall(r"\b(bnncc_\w+|RegisterCustomOps)\(", header))
+
+
+def test_declared_abi_is_that_of_onnxruntimes_header():
+    source = ROOT / "runtime" / "src" / "ort" / "ort_abi_check.c"
+    command = [os.environ.get("CC", "cc"), "-std=c17", "-fsyntax-only", "-isystem", onnxruntime_headers(), source]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_installed_library_is_the_one_in_use():

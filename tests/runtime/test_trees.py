@@ -50,7 +50,7 @@ def test_search_is_the_same_on_every_isa_and_counts_right(isa, complement, lengt
     assert (children[30:] == 2).all()
     nodes = np.concatenate([filters ^ flipped[:, None], np.zeros((28, length), bool)])
     labelled = trees.virtual_filters(pack(nodes[:30]), length, parents, np.zeros(30, bool), shared_root=False)
-    assert np.bitwise_count(labelled[1:] ^ labelled[parents[1:]]).sum() == bits
+    assert np.unpackbits(labelled[1:] ^ labelled[parents[1:]]).sum() == bits
 
 
 def test_sweeps_help():

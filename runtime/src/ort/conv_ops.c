@@ -2,6 +2,7 @@
  * onnxruntime. Inputs: packed signs, weight, then scale and shift, or threshold, or all three; with steps, scale and
  * shift, the steps' operands, the residual, and for bits threshold and direction. */
 #include "op.h"
+#include "tree_attribute.h"
 
 #include <stdlib.h>
 
@@ -52,72 +53,17 @@ static bnncc_status match_input(const conv_op *op, const op_tensor *input, bnncc
     return match_dims("input 0", input->dims, input->rank, pattern, 4, error);
 }
 
-/* The attributes of a filter tree, and what bnncc_filter_tree says with them. */
-typedef struct tree_attributes {
-    int64_t *nodes, *parents, *flipped; /* NULL, all three, where the node has no tree */
-    size_t node_count;
-    int32_t *small_parents;
-    uint8_t *channel_flipped;
-} tree_attributes;
-
-static void free_tree(tree_attributes *read) {
-    free(read->nodes);
-    free(read->parents);
-    free(read->flipped);
-    free(read->small_parents);
-    free(read->channel_flipped);
-}
-
-/* Reads the optional attributes tree_nodes (one per group), tree_parents, and tree_flipped: bytes of packed signs, the
- * bit of a channel being 1 where the tree is over its complement. What they say is for bnncc_conv_create to check. */
-static bnncc_status read_tree(const op_node *node, const bnncc_conv_params *params, tree_attributes *read,
-                              bnncc_error *error) {
-    size_t groups = 0, flipped_bytes = 0;
-    bnncc_status status = node_optional_ints(node, "tree_nodes", 1, &read->nodes, &groups, error);
-    if (status == BNNCC_OK)
-        status = node_optional_ints(node, "tree_parents", -1, &read->parents, &read->node_count, error);
-    if (status == BNNCC_OK)
-        status = node_optional_ints(node, "tree_flipped", 0, &read->flipped, &flipped_bytes, error);
-    if (status != BNNCC_OK || (!read->nodes && !read->parents && !read->flipped))
-        return status;
-    if (!read->nodes || !read->parents || !read->flipped)
-        return fail(error, BNNCC_INVALID_ARGUMENT,
-                    "attributes 'tree_nodes', 'tree_parents' and 'tree_flipped' are lists that come together");
-    const size_t channels = (size_t)params->out_channels;
-    if (groups != (size_t)params->group)
-        return fail(error, BNNCC_INVALID_ARGUMENT, "attribute 'tree_nodes' has %zu values, not one per group", groups);
-    if (flipped_bytes != divide_up(channels, 8))
-        return fail(error, BNNCC_INVALID_ARGUMENT, "attribute 'tree_flipped' has %zu values, not %zu for %zu channels",
-                    flipped_bytes, divide_up(channels, 8), channels);
-    for (size_t i = 0; i < flipped_bytes; i++)
-        if (read->flipped[i] > UINT8_MAX)
-            return fail(error, BNNCC_INVALID_ARGUMENT, "attribute 'tree_flipped' has a value that is no byte");
-    read->small_parents = allocate(read->node_count, sizeof *read->small_parents);
-    read->channel_flipped = allocate(channels, 1);
-    if (!read->small_parents || !read->channel_flipped)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a tree of %zu nodes", read->node_count);
-    for (size_t i = 0; i < read->node_count; i++)
-        read->small_parents[i] = (int32_t)read->parents[i];
-    for (size_t channel = 0; channel < channels; channel++)
-        read->channel_flipped[channel] = read->flipped[channel / 8] >> channel % 8 & 1;
-    return BNNCC_OK;
-}
-
 /* Reads the attributes steps (numbers of bnncc_step) and nan_bit, and the inputs that go with steps. What they say is
  * for bnncc_conv_create to check. Valid during creation only. */
 static bnncc_status read_steps(const op_node *node, int32_t kinds[BNNCC_STEP_LIMIT], bnncc_steps *steps,
                                bnncc_error *error) {
-    int64_t *values = NULL, nan_bit = 0;
+    int64_t values[BNNCC_STEP_LIMIT], nan_bit = 0;
     size_t count = 0;
-    bnncc_status status = node_optional_ints(node, "steps", 0, &values, &count, error);
+    bnncc_status status = node_int_list(node, "steps", 0, values, BNNCC_STEP_LIMIT, &count, error);
     if (status != BNNCC_OK)
         return status;
-    for (size_t i = 0; i < smaller(count, BNNCC_STEP_LIMIT); i++)
+    for (size_t i = 0; i < count; i++)
         kinds[i] = (int32_t)values[i];
-    free(values);
-    if (count < 1 || count > BNNCC_STEP_LIMIT)
-        return fail(error, BNNCC_INVALID_ARGUMENT, "attribute 'steps' has %zu values, not 1 to %d", count,
-                    BNNCC_STEP_LIMIT);
     const int64_t operands_pattern[] = {(int64_t)count, ANY}, any_count[] = {ANY};
     op_tensor operands = {0}, threshold = {0}, direction = {0};
     status = node_constant(node, INPUT_OPERANDS, "operands", operands_pattern, 2, &operands, error);
@@ -210,14 +156,14 @@ static bnncc_status create(const op_node *node, void *state, bnncc_error *error)
     if (status != BNNCC_OK)
         return status;
     const size_t weight_size = (size_t)params.out_channels * (size_t)weight_bytes;
-    tree_attributes read = {0};
-    status = read_tree(node, &params, &read, error);
+    tree_attribute read = {0};
+    status = read_tree_attribute(node, &params, &read, error);
     if (status == BNNCC_OK) {
-        const bnncc_filter_tree tree = {read.nodes, read.small_parents, read.node_count, read.channel_flipped};
-        status = bnncc_conv_create(&params, weight.data, weight_size, &epilogue, read.nodes ? &tree : NULL,
+        const bnncc_filter_tree tree = {read.group_nodes, read.parents, read.node_count, read.flipped};
+        status = bnncc_conv_create(&params, weight.data, weight_size, &epilogue, read.group_nodes ? &tree : NULL,
                                    BNNCC_ISA_AUTO, &op->conv, error);
     }
-    free_tree(&read);
+    free_tree_attribute(&read);
     return status == BNNCC_OK ? check_shapes(node, op, input.dims[0], input.dims[2], error) : status;
 }
 

@@ -175,38 +175,59 @@ bnncc_status node_int(const op_node *node, const char *name, int64_t low, int64_
     return status == BNNCC_OK ? in_range(name, *value, low, high, error) : status;
 }
 
-bnncc_status node_ints(const op_node *node, const char *name, int64_t low, int64_t *values, size_t count,
-                       bnncc_error *error) {
+/* `least` to `most` of them. */
+static bnncc_status read_ints(const op_node *node, const char *name, int64_t low, int64_t *values, size_t least,
+                              size_t most, size_t *count, bnncc_error *error) {
     char what[64];
     snprintf(what, sizeof what, "attribute '%s'", name);
-    size_t found = 0;
+    *count = 0;
     bnncc_status status =
-        check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, NULL, &found), what, error);
-    if (status == BNNCC_OK && found != count)
-        status = fail(error, BNNCC_INVALID_ARGUMENT, "attribute '%s' has %zu values, not %zu", name, found, count);
+        check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, NULL, count), what, error);
+    if (status == BNNCC_OK && least == most && *count != most)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "attribute '%s' has %zu values, not %zu", name, *count, most);
+    if (status == BNNCC_OK && (*count < least || *count > most))
+        return fail(error, BNNCC_INVALID_ARGUMENT, "attribute '%s' has %zu values, not %zu to %zu", name, *count, least,
+                    most);
     if (status == BNNCC_OK)
-        status = check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, values, &found),
+        status = check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, values, count),
                        what, error);
-    for (size_t i = 0; status == BNNCC_OK && i < count; i++)
+    for (size_t i = 0; status == BNNCC_OK && i < *count; i++)
         status = in_range(name, values[i], low, SIZE_LIMIT, error);
     return status;
 }
 
-bnncc_status node_optional_ints(const op_node *node, const char *name, int64_t low, int64_t **values, size_t *count,
+bnncc_status node_ints(const op_node *node, const char *name, int64_t low, int64_t *values, size_t count,
+                       bnncc_error *error) {
+    size_t found = 0;
+    return read_ints(node, name, low, values, count, count, &found, error);
+}
+
+bnncc_status node_int_list(const op_node *node, const char *name, int64_t low, int64_t *values, size_t most,
+                           size_t *count, bnncc_error *error) {
+    return read_ints(node, name, low, values, 1, most, count, error);
+}
+
+bnncc_status node_optional_text(const op_node *node, const char *name, char **text, size_t *length,
                                 bnncc_error *error) {
-    *values = NULL;
-    *count = 0;
-    if (!succeeded(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, NULL, count)))
+    size_t size = 0; /* with the zero at the end */
+    *text = NULL;
+    *length = 0;
+    if (!succeeded(node->api, node->api->kernel_info_get_attribute_string(node->info, name, NULL, &size)) || size == 0)
         return BNNCC_OK;
-    int64_t *found = allocate(*count, sizeof *found);
+    char what[64];
+    snprintf(what, sizeof what, "attribute '%s'", name);
+    char *found = allocate(size, 1);
     if (!found)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for attribute '%s'", name);
-    const bnncc_status status = node_ints(node, name, low, found, *count, error);
-    if (status == BNNCC_OK)
-        *values = found;
-    else
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for %s", what);
+    const bnncc_status status =
+        check(node->api, node->api->kernel_info_get_attribute_string(node->info, name, found, &size), what, error);
+    if (status != BNNCC_OK) {
         free(found);
-    return status;
+        return status;
+    }
+    *text = found;
+    *length = size - 1;
+    return BNNCC_OK;
 }
 
 bnncc_status node_constant(const op_node *node, size_t index, const char *what, const int64_t *pattern,

@@ -73,13 +73,15 @@ const op_spec *node_spec(const op_node *node);
 /* An attribute in [low, high]. */
 bnncc_status node_int(const op_node *node, const char *name, int64_t low, int64_t high, int64_t *value,
                       bnncc_error *error);
+/* Integers in [low, SIZE_LIMIT], 1 to `most` of them; *count says how many. */
+bnncc_status node_int_list(const op_node *node, const char *name, int64_t low, int64_t *values, size_t most,
+                           size_t *count, bnncc_error *error);
 /* Exactly `count` integers in [low, SIZE_LIMIT]. */
 bnncc_status node_ints(const op_node *node, const char *name, int64_t low, int64_t *values, size_t count,
                        bnncc_error *error);
-/* Integers in [low, SIZE_LIMIT], as many as there are, in memory to be freed; NULL where the node has no such
- * attribute. One of another type is none, or has no values, as onnxruntime has it. */
-bnncc_status node_optional_ints(const op_node *node, const char *name, int64_t low, int64_t **values, size_t *count,
-                                bnncc_error *error);
+/* The characters of an attribute, in memory to be freed; NULL where the node has no such attribute. One of another type
+ * is none. */
+bnncc_status node_optional_text(const op_node *node, const char *name, char **text, size_t *length, bnncc_error *error);
 /* Input `index`, which must be an initializer of that type and of the pattern's shape. Valid during creation only. */
 bnncc_status node_constant(const op_node *node, size_t index, const char *what, const int64_t *pattern,
                            size_t pattern_rank, op_tensor *tensor, bnncc_error *error);

@@ -76,7 +76,9 @@ typedef struct ort_api {
     /* 86 */
     struct OrtStatus *(*kernel_info_get_attribute_int64)(const struct OrtKernelInfo *info, const char *name,
                                                          int64_t *value);
-    ort_unused reserved_87[3];
+    struct OrtStatus *(*kernel_info_get_attribute_string)(const struct OrtKernelInfo *info, const char *name,
+                                                          char *value, size_t *size);
+    ort_unused reserved_88[2];
     /* 90 */
     struct OrtStatus *(*kernel_context_get_input)(const struct OrtKernelContext *context, size_t index,
                                                   const struct OrtValue **value);
@@ -175,6 +177,7 @@ ORT_SLOT(get_dimensions, 62);
 ORT_SLOT(get_symbolic_dimensions, 63);
 ORT_SLOT(get_tensor_type_and_shape, 65);
 ORT_SLOT(kernel_info_get_attribute_int64, 86);
+ORT_SLOT(kernel_info_get_attribute_string, 87);
 ORT_SLOT(kernel_context_get_input, 90);
 ORT_SLOT(kernel_context_get_output, 91);
 ORT_SLOT(release_status, 93);

@@ -19,6 +19,7 @@ SAME_SLOT(get_dimensions, GetDimensions);
 SAME_SLOT(get_symbolic_dimensions, GetSymbolicDimensions);
 SAME_SLOT(get_tensor_type_and_shape, GetTensorTypeAndShape);
 SAME_SLOT(kernel_info_get_attribute_int64, KernelInfoGetAttribute_int64);
+SAME_SLOT(kernel_info_get_attribute_string, KernelInfoGetAttribute_string);
 SAME_SLOT(kernel_context_get_input, KernelContext_GetInput);
 SAME_SLOT(kernel_context_get_output, KernelContext_GetOutput);
 SAME_SLOT(release_status, ReleaseStatus);

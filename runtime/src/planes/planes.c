@@ -39,10 +39,10 @@ static bool allocate_tables(planes_conv *conv) {
             return false;
     }
     if (conv->epilogue->scale) {
-        conv->offsets = allocate(channels, sizeof *conv->offsets);
-        conv->flipped = allocate(channels, 1);
+        conv->adds = allocate(channels, sizeof *conv->adds);
+        conv->factors = allocate(channels, sizeof *conv->factors);
         conv->sums = allocate(classes * channels * plan->out_width, sizeof *conv->sums);
-        if (!conv->offsets || !conv->flipped || !conv->sums)
+        if (!conv->adds || !conv->factors || !conv->sums)
             return false;
     }
     return true;
@@ -75,8 +75,8 @@ void planes_conv_destroy(planes_conv *conv) {
             planes_program_destroy(conv->programs + group);
     free(conv->programs);
     free(conv->constants);
-    free(conv->offsets);
-    free(conv->flipped);
+    free(conv->adds);
+    free(conv->factors);
     free(conv->sums);
     free(conv);
 }

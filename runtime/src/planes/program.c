@@ -115,15 +115,17 @@ static void place_output(planes_conv *conv, const group_tree *tree, size_t node,
     const size_t classes = plan->above_count * plan->below_count, channels = (size_t)plan->params.out_channels;
     const size_t channel = group * plan->group_filters + node;
     sum_taps(plan, bits, tap_sums);
+    /* The node's dot product is 2 (2 (c - offset) + e) + 2 - sum: see place_constants. A number of so many planes,
+     * 2 c + e + `add`, is 2 (c - offset) + e, which may be negative, and half its range. */
+    const int64_t half = INT64_C(1) << plan->counter_planes, sign = tree->flipped[node] ? -1 : 1;
     if (conv->sums) {
-        conv->offsets[channel] = (int32_t)(offset & (int64_t)low_bits((size_t)plan->counter_planes));
-        conv->flipped[channel] = tree->flipped[node];
+        conv->adds[channel] = (uint32_t)((half - 2 * offset) & (2 * half - 1));
+        conv->factors[channel] = (float)(2 * sign);
     }
     for (size_t class = 0; class < classes; class++) {
-        /* What to add to 4 (c - offset) + 2 e for the node's dot product. */
         for (size_t column = 0; conv->sums && column < plan->out_width; column++)
             conv->sums[(class * channels + channel) * plan->out_width + column] =
-                2 - weight_sum(plan, tap_sums, class, column);
+                (float)(sign * (2 - weight_sum(plan, tap_sums, class, column) - 2 * half));
         for (size_t segment = 0; conv->constants && segment < plan->segments; segment++)
             place_constants(plan, bits, tap_sums, tree->flipped[node], offset, conv->epilogue->threshold[channel],
                             class, segment,

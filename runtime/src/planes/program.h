@@ -49,20 +49,21 @@ planes_count_function planes_count_portable;
 planes_count_function planes_count_avx2, planes_count_avx512vl, planes_count_avx512;
 #endif
 
-/* The output pixels of a channel in one 64-bit word of lanes, in 8 / pitch slots: y = dot * scale + shift, the product
- * rounded before the sum. */
+/* The output pixels of some channels in one 64-bit word of lanes, in 8 / pitch slots: y = dot * scale + shift, the
+ * product rounded before the sum, with dot = factor * ((counted + add) mod 2^planes) + sums, exactly. */
 typedef struct planes_expansion {
-    const uint8_t *counted; /* the parity's word; the counters' are each vector_bytes farther */
-    size_t vector_bytes, pitch, planes;
-    int32_t offset; /* modulo 2^planes */
-    bool flipped;
-    float scale, shift;
-    size_t count[8]; /* pixels of each slot; the arrays have values where there are any */
-    const int32_t *sums[8];
+    const uint8_t *counted; /* the word of the first channel's lowest plane */
+    size_t plane_bytes, planes, pitch;
+    size_t counted_step, sums_step, y_step; /* from one channel to the next: bytes, elements, elements */
+    const uint32_t *add;                    /* [channel] */
+    const float *factor, *scale, *shift;    /* [channel] */
+    size_t count[8];                        /* pixels of each slot; the arrays have values where there are any */
+    const float *sums[8];
     float *y[8];
 } planes_expansion;
 
-typedef void planes_expand_function(const planes_expansion *word);
+/* Channels [begin, end). */
+typedef void planes_expand_function(const planes_expansion *word, size_t begin, size_t end);
 planes_expand_function planes_expand_portable;
 #if defined(__x86_64__)
 planes_expand_function planes_expand_avx2, planes_expand_avx512;
@@ -78,10 +79,10 @@ struct planes_conv {
     /* For bits: */
     uint64_t *constants; /* [group][class][segment][channel][1 + counter_planes] */
     size_t group_words, class_words, segment_words;
-    /* For float output: */
-    int32_t *offsets; /* [channel]: what to take off its counters */
-    uint8_t *flipped; /* [channel] */
-    int32_t *sums;    /* [class][channel][output column]: see place_sums */
+    /* For float output, see planes_expansion: */
+    uint32_t *adds; /* [channel] */
+    float *factors; /* [channel] */
+    float *sums;    /* [class][channel][output column] */
 };
 
 /* Builds the program of one group, and its channels' constants, offsets and sums; false without memory. */

@@ -135,25 +135,25 @@ __attribute__((always_inline)) static inline void store_rows(const planes_sheet 
 }
 
 /* Rows of a word's slots that follow one another in the output, so that their steps are taken at once: a few pixels are
- * hardly worth a call. y: where they begin for the channel at hand. */
+ * hardly worth a call. y: where they begin in the group's first channel. */
 typedef struct word_run {
     size_t first, end; /* slots */
     size_t pixels;
     float *y;
 } word_run;
 
-/* The runs of a word whose slots have rows at y; returns how many there are. */
-static size_t find_runs(const planes_expansion *word, float *const y[8], size_t slots, word_run runs[8]) {
+/* The runs of a word; returns how many there are. */
+static size_t find_runs(const planes_expansion *word, word_run runs[8]) {
     size_t count = 0;
-    for (size_t slot = 0; slot < slots; slot++) {
+    for (size_t slot = 0; slot < 8 / word->pitch; slot++) {
         word_run *last = count ? &runs[count - 1] : NULL;
         if (!word->count[slot])
             continue;
-        if (last && last->end == slot && y[slot] == last->y + last->pixels) {
+        if (last && last->end == slot && word->y[slot] == last->y + last->pixels) {
             last->end++;
             last->pixels += word->count[slot];
         } else {
-            runs[count++] = (word_run){slot, slot + 1, word->count[slot], y[slot]};
+            runs[count++] = (word_run){slot, slot + 1, word->count[slot], word->y[slot]};
         }
     }
     return count;
@@ -161,9 +161,9 @@ static size_t find_runs(const planes_expansion *word, float *const y[8], size_t 
 
 /* The steps on a run of a channel, and their bits as slots. */
 static void finish_run(const planes_job *job, const planes_expansion *word, const word_run *run, size_t channel,
-                       float *values, uint8_t *slots) {
-    const float *residual = job->residual ? job->residual + (run->y - job->y) : NULL;
-    uint64_t signs = epilogue_steps(job->conv->epilogue, channel, values, residual, run->pixels, run->y);
+                       float *values, float *y, uint8_t *slots) {
+    const float *residual = job->residual ? job->residual + (y - job->y) : NULL;
+    uint64_t signs = epilogue_finish(job->conv->epilogue, channel, values, residual, run->pixels, y);
     if (!job->bits)
         return;
     store_slot(slots + run->first * word->pitch, signs, word->pitch);
@@ -173,68 +173,83 @@ static void finish_run(const planes_job *job, const planes_expansion *word, cons
     }
 }
 
-/* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. Where there
- * are steps, floats wait in the first cache for a few channels: what was stored in parts of vectors cannot be loaded at
- * once, and y, which may be the residual, is written once. */
+/* Channels [begin, end) of one word, EXPAND_CHUNK at most, where there are steps. Their floats wait in the first cache
+ * for each other: what was stored in parts of vectors cannot be loaded at once, and y, which may be the residual, is
+ * written once. slots: the signs of the word's slots in the group's first channel. */
+static void expand_with_steps(const planes_job *job, const planes_expansion *word, size_t group, size_t begin,
+                              size_t end, uint8_t *slots) {
+    _Alignas(64) float values[EXPAND_CHUNK][64];
+    const planes_plan *plan = &job->conv->plan;
+    const size_t slot_bytes = job->rows * plan->lane_bytes;
+    planes_expansion here = *word; /* from channel `begin` on, its rows being those of `values` */
+    here.counted += begin * word->counted_step;
+    here.add += begin;
+    here.factor += begin;
+    here.scale += begin;
+    here.shift += begin;
+    here.y_step = 64;
+    float *to = values[0];
+    for (size_t slot = 0; slot < 8 / word->pitch; slot++)
+        if (word->count[slot]) {
+            here.sums[slot] += begin * word->sums_step;
+            here.y[slot] = to;
+            to += word->count[slot];
+        }
+    job->conv->expand(&here, 0, end - begin);
+    word_run runs[8];
+    const size_t run_count = find_runs(word, runs);
+    for (size_t channel = begin; channel < end; channel++) {
+        float *from = values[channel - begin];
+        for (size_t i = 0; i < run_count; from += runs[i].pixels, i++)
+            finish_run(job, word, &runs[i], group * plan->group_filters + channel, from,
+                       runs[i].y + channel * word->y_step, slots + channel * slot_bytes);
+    }
+}
+
+/* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. */
 static void expand_block(const planes_sheet *sheet, size_t group, size_t j, const uint8_t *counted) {
-    enum { AT_ONCE = 16 };
     const planes_job *job = sheet->job;
     const planes_conv *conv = job->conv;
     const planes_plan *plan = &conv->plan;
-    const bool steps = conv->epilogue->steps.count > 0;
     const size_t channels = (size_t)plan->params.out_channels, word_slots = 8 / plan->pitch;
-    const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes;
-    const size_t channel_pixels = job->out_height * plan->out_width;
-    const size_t first = group * plan->group_filters, last = first + plan->group_filters;
-    _Alignas(64) float values[AT_ONCE][64];
+    const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes,
+                 first = group * plan->group_filters;
+    planes_expansion words[8];
+    size_t word_count = 0;
     for (size_t begin = 0; begin < sheet->used_slots; begin += word_slots) {
-        planes_expansion word = {
+        planes_expansion *word = words + word_count++;
+        *word = (planes_expansion){
             .counted = counted + begin * plan->pitch,
-            .vector_bytes = plan->lane_bytes,
+            .plane_bytes = plan->lane_bytes,
+            .planes = 1 + (size_t)plan->counter_planes,
             .pitch = plan->pitch,
-            .planes = (size_t)plan->counter_planes,
+            .counted_step = channel_bytes,
+            .sums_step = plan->out_width,
+            .y_step = job->out_height * plan->out_width,
+            .add = conv->adds + first,
+            .factor = conv->factors + first,
+            .scale = conv->epilogue->scale + first,
+            .shift = conv->epilogue->shift + first,
         };
-        float *y[8] = {NULL};
         for (size_t i = 0; i < word_slots && begin + i < sheet->used_slots; i++) {
             const planes_slot *band = sheet->band + begin + i;
             const size_t row = band->row + j, column = band->segment * 64;
             if (row >= job->out_height)
                 continue;
-            word.count[i] = smaller(plan->out_width - column, 64);
-            word.sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
-            y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
+            word->count[i] = smaller(plan->out_width - column, 64);
+            word->sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
+            word->y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
         }
-        word_run runs[8];
-        const size_t run_count = find_runs(&word, y, word_slots, runs);
-        for (size_t from = first, to; from < last; from = to) {
-            to = smaller(from + AT_ONCE, last);
-            for (size_t channel = from; channel < to; channel++) {
-                word.offset = conv->offsets[channel];
-                word.flipped = conv->flipped[channel];
-                word.scale = conv->epilogue->scale[channel];
-                word.shift = conv->epilogue->shift[channel];
-                float *value = values[channel - from];
-                for (size_t i = 0; i < word_slots; value += word.count[i], i++)
-                    word.y[i] = steps ? value : y[i];
-                conv->expand(&word);
-                word.counted += channel_bytes;
-                for (size_t i = 0; i < word_slots; i++)
-                    if (word.count[i]) {
-                        word.sums[i] += plan->out_width;
-                        y[i] += channel_pixels;
-                    }
-            }
-            if (!steps)
-                continue;
-            uint8_t *slots = sheet->signs + (from * job->rows + j) * plan->lane_bytes + begin * plan->pitch;
-            for (size_t channel = from; channel < to; channel++, slots += job->rows * plan->lane_bytes) {
-                float *value = values[channel - from];
-                for (word_run *run = runs; run < runs + run_count; run++) {
-                    finish_run(job, &word, run, channel, value, slots);
-                    value += run->pixels;
-                    run->y += channel_pixels;
-                }
-            }
+    }
+    /* All lanes of some channels after the other, while their counters are in the nearest cache. */
+    uint8_t *slots = sheet->signs + (first * job->rows + j) * plan->lane_bytes;
+    for (size_t begin = 0, end; begin < plan->group_filters; begin = end) {
+        end = smaller(begin + EXPAND_CHUNK, plan->group_filters);
+        for (size_t i = 0; i < word_count; i++) {
+            if (conv->epilogue->steps.count)
+                expand_with_steps(job, words + i, group, begin, end, slots + i * 8);
+            else
+                conv->expand(words + i, begin, end);
         }
     }
 }
@@ -432,15 +447,20 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const fl
     const size_t count_cost = conv->group_planes;
     const size_t most_pieces = scratch_bytes / job.piece_bytes + 1;
     const size_t pieces = smaller(parallel_pieces(parallel, rows, count_cost), most_pieces);
-    uint8_t *memory = allocate(sheet_bytes, 1);
-    job.sheets = allocate(at_once, sizeof *job.sheets);
-    job.pieces = allocate(pieces, job.piece_bytes);
-    bnncc_status status = BNNCC_OK;
-    if (!memory || !job.sheets || !job.pieces)
-        status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
-    for (size_t i = 0; !status && i < at_once; i++)
-        set_up_sheet(&job, &layout, memory + i * layout.bytes, job.sheets + i);
-    for (; !status && job.first_sheet < sheets; job.first_sheet += at_once) {
+    /* In one block: of several, whose sum exceeds what the C library keeps, it would give pages back after every run.
+     */
+    size_t bytes = 0;
+    const size_t sheets_at = reserve(&bytes, at_once, sizeof *job.sheets, &overflow);
+    const size_t pieces_at = reserve(&bytes, pieces, job.piece_bytes, &overflow);
+    const size_t memory_at = reserve(&bytes, sheet_bytes, 1, &overflow);
+    uint8_t *memory = overflow ? NULL : allocate(bytes, 1);
+    if (!memory)
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
+    job.sheets = (planes_sheet *)(void *)(memory + sheets_at);
+    job.pieces = memory + pieces_at;
+    for (size_t i = 0; i < at_once; i++)
+        set_up_sheet(&job, &layout, memory + memory_at + i * layout.bytes, job.sheets + i);
+    for (; job.first_sheet < sheets; job.first_sheet += at_once) {
         const size_t now = smaller(at_once, sheets - job.first_sheet), now_rows = now * job.rows * groups;
         parallel_ranges(parallel, now, 2000, describe_sheets, &job);
         parallel_ranges(parallel, now * groups * job.chunks, PLACE_CHUNK * columns * job.input_rows, place_chunks,
@@ -450,7 +470,5 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const fl
             parallel_ranges(parallel, now * channels, job.rows * job.slots, pack_channels, &job);
     }
     free(memory);
-    free(job.sheets);
-    free(job.pieces);
-    return status;
+    return BNNCC_OK;
 }

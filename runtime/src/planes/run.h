@@ -8,8 +8,9 @@
 /* Rows of a band in a run, none higher than planned. */
 size_t planes_band_rows(const planes_plan *plan, size_t out_height);
 
-/* Channels that are prepared at a time, and columns of kernels that PLACE_GATHERED and PLACE_PERMUTED can prepare. */
-enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8 };
+/* Channels that are prepared at a time, columns of kernels that PLACE_GATHERED and PLACE_PERMUTED can prepare, and
+ * channels that are expanded to floats at a time. */
+enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8, EXPAND_CHUNK = 16 };
 
 /* Where a slot's band is. */
 typedef struct planes_slot {

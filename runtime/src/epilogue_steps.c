@@ -1,7 +1,7 @@
 /* Steps of float output, applied to a few positions of a channel at a time while they are in the first cache.
  *
  * To be compiled with -ffp-contract=off, as epilogue.c and for its reason. */
-#include "steps.h"
+#include "epilogue_steps.h"
 #include "checked.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* What float output goes through after scale and shift, and the bits taken from it. */
-#ifndef BNNCC_STEPS_H
-#define BNNCC_STEPS_H
+#ifndef BNNCC_EPILOGUE_STEPS_H
+#define BNNCC_EPILOGUE_STEPS_H
 
 #include "bnncc.h"
 
@@ -28,4 +28,4 @@ typedef struct steps {
 bnncc_status steps_create(steps *to, const bnncc_steps *from, size_t channels, bnncc_isa isa, bnncc_error *error);
 void steps_destroy(steps *steps);
 
-#endif /* BNNCC_STEPS_H */
+#endif /* BNNCC_EPILOGUE_STEPS_H */

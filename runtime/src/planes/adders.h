@@ -1,0 +1,140 @@
+/* Adding planes to vertical counters, for any vector type: to be included after a vector_*.h, by one file per
+ * instruction set.
+ *
+ * vector_*.h defines
+ *     TARGET                  function attributes
+ *     V                       the vector type, a lane per bit
+ *     load(p), store(p, v)    aligned
+ *     spread(p)               the 64-bit word at p in all lanes
+ *     invert(v), xor2, and2, or2(a, b), xor3, majority(a, b, c), select(mask, a, b)
+ *     full_add(a, b, c, na, nb, nc)  a := a ^ b ^ c; b := majority of a, b, c, of which a, b, c are inverted first
+ *                             where na, nb, nc (constants) are 1
+ *     plane(p, n)             load, inverted where n (a constant) is 1 unless full_add sees to it
+ * and the includer
+ *     FETCH(n)                begins a unit of n planes
+ *     PLANE(k, n)             the unit's plane k, as plane() gives it
+ *     L                       how many counters there are: c0 to c(L - 1), of which plane k holds bit k of every count
+ *
+ * Planes come in units of 16, whose adders form a tree so that few of them wait for another, and of 8. */
+#ifndef BNNCC_ADDERS_H
+#define BNNCC_ADDERS_H
+
+/* Adds x, of weight 2^k, to the counters from c_k on. */
+#define HALF(k, c)                                                                                                     \
+    if (L > (k)) {                                                                                                     \
+        const V sum_ = xor2(c, x_);                                                                                    \
+        x_ = and2(c, x_);                                                                                              \
+        c = sum_;                                                                                                      \
+    }
+#define RIPPLE_FROM_6                                                                                                  \
+    HALF(6, c6)                                                                                                        \
+    HALF(7, c7)                                                                                                        \
+    HALF(8, c8) HALF(9, c9) HALF(10, c10) HALF(11, c11) HALF(12, c12) HALF(13, c13) HALF(14, c14) HALF(15, c15)
+
+/* Sixteen planes, the first eight inverted where N0 is 1, the others where N1 is: the carry of weight 16 goes to `out`.
+ */
+#define UNIT_16(N0, N1, out)                                                                                           \
+    do {                                                                                                               \
+        FETCH(16);                                                                                                     \
+        V s0 = PLANE(0, N0), h0 = PLANE(1, N0), z_ = PLANE(2, N0);                                                     \
+        full_add(s0, h0, z_, N0, N0, N0);                                                                              \
+        V s1 = PLANE(3, N0), h1 = PLANE(4, N0);                                                                        \
+        z_ = PLANE(5, N0);                                                                                             \
+        full_add(s1, h1, z_, N0, N0, N0);                                                                              \
+        V h2 = PLANE(6, N0);                                                                                           \
+        full_add(s0, h2, s1, N0, N0, N0);                                                                              \
+        full_add(h0, h1, h2, 0, 0, 0);                                                                                 \
+        V s2 = PLANE(8, N1), h3 = PLANE(9, N1);                                                                        \
+        z_ = PLANE(10, N1);                                                                                            \
+        full_add(s2, h3, z_, N1, N1, N1);                                                                              \
+        V s3 = PLANE(11, N1), h4 = PLANE(12, N1);                                                                      \
+        z_ = PLANE(13, N1);                                                                                            \
+        full_add(s3, h4, z_, N1, N1, N1);                                                                              \
+        V h5 = PLANE(14, N1);                                                                                          \
+        full_add(s2, h5, s3, N1, N1, N1);                                                                              \
+        full_add(h3, h4, h5, 0, 0, 0);                                                                                 \
+        V h6 = PLANE(7, N0);                                                                                           \
+        full_add(s0, h6, s2, N0, N0, N1);                                                                              \
+        V h7 = PLANE(15, N1);                                                                                          \
+        full_add(s0, h7, c0, N1, N1, 0);                                                                               \
+        c0 = s0;                                                                                                       \
+        full_add(h0, h3, h6, 0, 0, 0);                                                                                 \
+        full_add(h0, h7, c1, 0, 0, 0);                                                                                 \
+        c1 = h0;                                                                                                       \
+        full_add(h1, h4, h3, 0, 0, 0);                                                                                 \
+        full_add(h1, h7, c2, 0, 0, 0);                                                                                 \
+        c2 = h1;                                                                                                       \
+        full_add(h4, h7, c3, 0, 0, 0);                                                                                 \
+        c3 = h4;                                                                                                       \
+        (out) = h7;                                                                                                    \
+    } while (0)
+
+#define UNIT_8(N, out)                                                                                                 \
+    do {                                                                                                               \
+        FETCH(8);                                                                                                      \
+        V s0 = PLANE(0, N), h0 = PLANE(1, N), z_ = PLANE(2, N);                                                        \
+        full_add(s0, h0, z_, N, N, N);                                                                                 \
+        V s1 = PLANE(3, N), h1 = PLANE(4, N);                                                                          \
+        z_ = PLANE(5, N);                                                                                              \
+        full_add(s1, h1, z_, N, N, N);                                                                                 \
+        V h2 = PLANE(6, N);                                                                                            \
+        full_add(s0, h2, s1, N, N, N);                                                                                 \
+        full_add(h0, h1, h2, 0, 0, 0);                                                                                 \
+        V h3 = PLANE(7, N);                                                                                            \
+        full_add(s0, h3, c0, N, N, 0);                                                                                 \
+        c0 = s0;                                                                                                       \
+        full_add(h0, h3, c1, 0, 0, 0);                                                                                 \
+        c1 = h0;                                                                                                       \
+        full_add(h1, h3, c2, 0, 0, 0);                                                                                 \
+        c2 = h1;                                                                                                       \
+        (out) = and2(c3, h3);                                                                                          \
+        c3 = xor2(c3, h3);                                                                                             \
+    } while (0)
+
+/* Carries of weight 16 wait for a second one, and those two make of weight 32 for a second one. */
+#define CARRY_16(x)                                                                                                    \
+    do {                                                                                                               \
+        if (waiting & 1) {                                                                                             \
+            full_add(c4, wait16, x, 0, 0, 0);                                                                          \
+            if (waiting & 2) {                                                                                         \
+                full_add(c5, wait32, wait16, 0, 0, 0);                                                                 \
+                V x_ = wait32;                                                                                         \
+                RIPPLE_FROM_6                                                                                          \
+            } else {                                                                                                   \
+                wait32 = wait16;                                                                                       \
+            }                                                                                                          \
+        } else {                                                                                                       \
+            wait16 = x;                                                                                                \
+        }                                                                                                              \
+        waiting++;                                                                                                     \
+    } while (0)
+
+/* Carries that still wait, once all units are added. */
+#define FINISH_CARRIES                                                                                                 \
+    if (waiting & 1) {                                                                                                 \
+        V x_ = wait16;                                                                                                 \
+        HALF(4, c4)                                                                                                    \
+        if (waiting & 2) {                                                                                             \
+            full_add(c5, wait32, x_, 0, 0, 0);                                                                         \
+            x_ = wait32;                                                                                               \
+        } else {                                                                                                       \
+            HALF(5, c5)                                                                                                \
+        }                                                                                                              \
+        RIPPLE_FROM_6                                                                                                  \
+    } else if (waiting & 2) {                                                                                          \
+        V x_ = wait32;                                                                                                 \
+        HALF(5, c5)                                                                                                    \
+        RIPPLE_FROM_6                                                                                                  \
+    }
+
+#define FOR_COUNTERS(DO)                                                                                               \
+    DO(0, c0)                                                                                                          \
+    DO(1, c1)                                                                                                          \
+    DO(2, c2)                                                                                                          \
+    DO(3, c3)                                                                                                          \
+    DO(4, c4)                                                                                                          \
+    DO(5, c5)                                                                                                          \
+    DO(6, c6) DO(7, c7) DO(8, c8) DO(9, c9) DO(10, c10) DO(11, c11) DO(12, c12) DO(13, c13) DO(14, c14) DO(15, c15)
+#define DECLARE(k, c) V c = {0};
+
+#endif /* BNNCC_ADDERS_H */

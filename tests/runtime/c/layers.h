@@ -1,0 +1,154 @@
+/* Random convolutions with what the portable dot kernel makes of them, and the comparison of another kernel's outputs.
+ */
+#ifndef BNNCC_TESTS_LAYERS_H
+#define BNNCC_TESTS_LAYERS_H
+
+#include "orders.h"
+#include "random_steps.h"
+
+#include <string.h>
+
+typedef struct layer {
+    bnncc_conv_params params;
+    int64_t height, batch, length;
+    uint8_t *weight, *x;
+    size_t weight_size, x_size;
+    float *scale, *shift;
+    int32_t *threshold;
+    random_steps *steps; /* NULL for none */
+    bnncc_epilogue epilogue;
+    float *residual; /* NULL where no step adds it */
+    /* What the portable dot kernel makes of it; NULL where the epilogue has no such output. */
+    int64_t out_height, out_width;
+    float *y;
+    uint8_t *bits;
+    size_t y_size, bits_size; /* in bytes */
+} layer;
+
+static inline void draw_shape(random_state *random, int64_t most_filters, layer *made) {
+    const int64_t sizes[] = {1, 5, 7, 8, 14, 15, 28, 33, 56, 60};
+    bnncc_conv_params p = {.pad_value = random_between(random, -1, 1)};
+    p.group = random_one_in(random, 3) ? random_between(random, 2, 3) : 1;
+    p.in_channels = p.group * random_between(random, 1, random_one_in(random, 4) ? 90 : 12);
+    p.out_channels = p.group * random_between(random, 1, random_one_in(random, 3) ? most_filters : 12);
+    for (int i = 0; i < 2; i++) {
+        p.kernel_shape[i] = random_between(random, 1, random_one_in(random, 3) ? 7 : 3);
+        p.strides[i] = random_one_in(random, 3) ? random_between(random, 2, 3) : 1;
+        p.dilations[i] = random_one_in(random, 4) ? random_between(random, 2, 3) : 1;
+        p.pads[i] = random_one_in(random, 2) ? random_between(random, 0, random_one_in(random, 6) ? 12 : 3) : 0;
+        p.pads[i + 2] = random_one_in(random, 2) ? p.pads[i] : random_between(random, 0, 3);
+    }
+    p.width = random_one_in(random, 8) ? random_between(random, 60, 200) : sizes[random_between(random, 0, 9)];
+    made->height = random_one_in(random, 2) ? sizes[random_between(random, 0, 8)] : p.width > 60 ? 9 : p.width;
+    made->batch = random_one_in(random, 3) ? random_between(random, 2, 9) : 1;
+    made->length = p.in_channels / p.group * p.kernel_shape[0] * p.kernel_shape[1];
+    made->params = p;
+}
+
+/* most_filters: of a group. */
+static inline layer draw_layer(random_state *random, int64_t most_filters) {
+    layer made = {.height = 1};
+    draw_shape(random, most_filters, &made);
+    const size_t channels = (size_t)made.params.out_channels;
+    made.weight_size = channels * packed_bytes(made.length);
+    made.weight = random_bytes(random, made.weight_size); /* unused bits of rows included */
+    made.x_size = (size_t)(made.batch * made.params.in_channels * made.height) * packed_bytes(made.params.width);
+    made.x = random_bytes(random, made.x_size);
+    made.scale = must_allocate(channels * sizeof(float));
+    made.shift = must_allocate(channels * sizeof(float));
+    made.threshold = must_allocate(channels * sizeof(int32_t));
+    for (size_t i = 0; i < channels; i++) {
+        made.scale[i] = random_float(random) * 3;
+        made.shift[i] = random_float(random) * 30;
+        made.threshold[i] = (int32_t)random_between(random, -made.length / 3 - 2, made.length / 3 + 2);
+        if (random_one_in(random, 10))
+            made.threshold[i] = random_one_in(random, 2) ? INT32_MIN : INT32_MAX;
+    }
+    const int64_t outputs = random_between(random, 1, 3); /* bit 0: floats; bit 1: bits */
+    if (outputs & 1) {
+        made.epilogue.scale = made.scale;
+        made.epilogue.shift = made.shift;
+        made.epilogue.scale_count = made.epilogue.shift_count = channels;
+    }
+    if (outputs & 1 && random_one_in(random, 2)) {
+        made.steps = must_allocate(sizeof *made.steps);
+        draw_steps(random, made.params.out_channels, outputs & 2, made.steps);
+        made.epilogue.steps = &made.steps->steps;
+    } else if (outputs & 2) {
+        made.epilogue.threshold = made.threshold;
+        made.epilogue.threshold_count = channels;
+    }
+    return made;
+}
+
+static inline void free_layer(layer *made) {
+    free(made->weight);
+    free(made->x);
+    free(made->scale);
+    free(made->shift);
+    free(made->threshold);
+    if (made->steps)
+        free_steps(made->steps);
+    free(made->steps);
+    free(made->residual);
+    free(made->y);
+    free(made->bits);
+}
+
+/* Runs a layer on the portable dot kernel, for the others to be compared with; false where it has no output at all. */
+static inline bool run_reference(tally *tally, random_state *random, layer *made) {
+    bnncc_error error = {""};
+    bnncc_conv *dot = NULL;
+    const bool fits = !bnncc_conv_create(&made->params, made->weight, made->weight_size, &made->epilogue, NULL,
+                                         BNNCC_ISA_PORTABLE, &dot, &error) &&
+                      !bnncc_conv_output_shape(dot, made->height, &made->out_height, &made->out_width, &error);
+    if (fits) {
+        const size_t rows = (size_t)(made->batch * made->params.out_channels * made->out_height);
+        made->y_size = rows * (size_t)made->out_width * sizeof(float);
+        made->bits_size = rows * packed_bytes(made->out_width);
+        made->y = made->epilogue.scale ? must_allocate(made->y_size) : NULL;
+        const bool gives_bits = made->epilogue.threshold || (made->steps && made->steps->threshold);
+        made->bits = gives_bits ? must_allocate(made->bits_size) : NULL;
+        if (adds_residual(made->epilogue.steps))
+            made->residual = random_residual(random, rows * (size_t)made->out_width);
+        CHECK(
+            tally,
+            !bnncc_conv_run(dot, made->x, made->residual, made->batch, made->height, made->y, made->bits, NULL, &error),
+            "%s", error.message);
+    }
+    bnncc_conv_destroy(dot);
+    return fits;
+}
+
+/* A kernel's run of a layer: the outputs are given or NULL as the reference's are; the residual may be y. */
+typedef bnncc_status run_layer(void *kernel, const layer *made, const float *residual, float *y, uint8_t *bits,
+                               const bnncc_parallel *parallel, bnncc_error *error);
+
+/* Compares a kernel's outputs with the reference's, the work being done in some order. */
+static inline void check_layer(tally *tally, random_state *random, const layer *made, run_layer *run, void *kernel,
+                               const char *name) {
+    const bnncc_conv_params *p = &made->params;
+    const order *order = &orders[random_between(random, 0, ORDERS - 1)];
+    bnncc_error error = {""};
+    float *y = made->y ? must_allocate(made->y_size) : NULL;
+    uint8_t *bits = made->bits ? must_allocate(made->bits_size) : NULL;
+    if (y)
+        memset(y, 0xa5, made->y_size);
+    if (bits)
+        memset(bits, 0xa5, made->bits_size);
+    const bool in_place = made->residual && random_one_in(random, 2);
+    if (in_place)
+        memcpy(y, made->residual, made->y_size);
+    const bnncc_status status = run(kernel, made, in_place ? y : made->residual, y, bits, parallel_of(order), &error);
+    CHECK(tally,
+          !status && (!y || !memcmp(y, made->y, made->y_size)) && (!bits || !memcmp(bits, made->bits, made->bits_size)),
+          "%s, %s%s: %d>%d/%d kernel %dx%d stride %d,%d dilation %d,%d pads %d,%d,%d,%d by %d input %dx%dx%d", name,
+          order->name, error.message, (int)p->in_channels, (int)p->out_channels, (int)p->group, (int)p->kernel_shape[0],
+          (int)p->kernel_shape[1], (int)p->strides[0], (int)p->strides[1], (int)p->dilations[0], (int)p->dilations[1],
+          (int)p->pads[0], (int)p->pads[1], (int)p->pads[2], (int)p->pads[3], (int)p->pad_value, (int)made->batch,
+          (int)made->height, (int)p->width);
+    free(y);
+    free(bits);
+}
+
+#endif /* BNNCC_TESTS_LAYERS_H */

@@ -1,0 +1,103 @@
+"""The benchmarks run, and what they write is of the right form. No figure is judged."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent / "benchmarks"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS), "--seconds", "0", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+# A peer that sums as it should, or one that takes every activation for -1.
+PEER = """
+import numpy as np
+from serving import serve
+
+def set_up(layer, weight, x):
+    signs = np.pad(x if {exact} else -np.ones_like(x), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(signs, (3, 3), axis=(2, 3))
+    y = np.einsum("nchwij,mcij->nmhw", windows, weight, optimize=True)
+    return lambda: None, y, lambda: 0.25
+
+serve("Peer 1.0", set_up)
+"""
+
+
+def test_layers(tmp_path):
+    figures = tmp_path / "f.json"
+    arguments = ("--only", "layers", "--shape", "56x56x64", "--batch", 1, "--threads", 1, "--json", figures)
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(figures.read_text())
+    assert {row["filters"] for row in made["layers"]} >= {"random", "one center"}
+    for row in made["layers"]:
+        assert (row["layer"], row["batch"], row["threads"]) == ("56x56x64", 1, 1)
+        assert 0 < row["fraction"] < 0.5
+        assert row["bits_ratio"] == pytest.approx(row["fp32_conv_us"] / row["bits_us"])
+        assert row["float_avx2_ratio"] == pytest.approx(row["fp32_us"] / row["float_avx2_us"])
+        assert row["int8_us"] > 0
+    assert made["machine"]["device"] in done.stdout
+    for text in ("1 thread, batch 1", "bits to bits", "mean  random, coin flips", "onnxruntime fp32 Conv"):
+        assert text in done.stdout
+
+
+def test_savings(tmp_path):
+    pytest.importorskip("matplotlib")
+    figures, plot = tmp_path / "f.json", tmp_path / "p.png"
+    done = run("--only", "savings", "--json", figures, "--plot", plot)
+    assert done.returncode == 0, done.stderr
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    for shape in json.loads(figures.read_text())["savings"]:
+        fractions = sorted(point["fraction"] for point in shape["points"])
+        assert fractions[0] < 0.03
+        assert fractions[-1] == pytest.approx(0.5, abs=0.01)
+        assert shape["less_to_dense"] == pytest.approx(
+            shape["less_to_more"] * _at_more(shape["points"]) / shape["dense_us"]
+        )
+
+
+def _at_more(points: list[dict]) -> float:
+    """The time at a d/K of 0.45: on the line between the two nearest trees without virtual filters."""
+    known = sorted((p["fraction"], p["us"]) for p in points if p["tree"] != "with virtual filters")
+    (x0, y0), (x1, y1) = next(pair for pair in itertools.pairwise(known) if pair[1][0] >= 0.45)
+    return y0 + (y1 - y0) * (0.45 - x0) / (x1 - x0)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_peers(tmp_path, monkeypatch, exact):
+    """The protocol, with an engine of our own, in the place of OpenVINO."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import layers
+    import numpy as np
+    import peer_process
+    from layer_cases import Shape, flip_coins
+
+    script = tmp_path / "peer.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(BENCHMARKS / 'peers')!r})\n" + PEER.format(exact=exact))
+    monkeypatch.setitem(peer_process.SCRIPTS, "openvino", str(script))
+    rng = np.random.default_rng(0)
+    weight, signs = flip_coins(rng, (8, 8, 3, 3)), flip_coins(rng, (2, 8, 5, 5))
+    peer = peer_process.Peer("openvino", sys.executable)
+    take = layers._peer_turn(peer, Shape(5, 8), weight, signs, 1, tmp_path)
+    assert (peer.engine, peer.exact) == ("Peer 1.0", exact)
+    assert len(take()) == 20
+    assert set(peer.alone) == {0.25}
+    peer.close()
+
+
+def test_a_peer_that_is_not_there(tmp_path):
+    for python, cause in ((tmp_path / "none", "No such file"), (sys.executable, "openvino: its process ended")):
+        done = run("--only", "layers", "--shape", "56x56x64", "--openvino-python", python)
+        assert done.returncode == 1
+        assert cause in done.stderr.splitlines()[-1]
+        assert done.stderr.splitlines()[-1].startswith("benchmarks: ")
