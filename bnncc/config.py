@@ -31,6 +31,8 @@ class Config:
     """Fold BatchNormalization into the float layer before it."""
     lower: bool = True
     """Replace binary layers by the packed kernels; without it the graph is only cleaned and folded."""
+    fuse_epilogues: bool = True
+    """Make what follows a binary convolution (shortcuts, activations, binarizers) steps of its op."""
     tree: bool = True
     """Give binary convolutions a tree over their filters, for kernels that count along it, and count what it saves."""
     tree_shared_root: bool = True
@@ -67,7 +69,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in (
-            "fold_batchnorm", "lower", "tree", "tree_shared_root", "tree_complement", "tree_steiner", "verify",
+            "fold_batchnorm", "lower", "fuse_epilogues", "tree", "tree_shared_root", "tree_complement", "tree_steiner",
+            "verify",
         ):  # fmt: skip
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"config: {name} must be true or false, not {getattr(self, name)!r}")

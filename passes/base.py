@@ -11,6 +11,10 @@ import onnx_graphsurgeon as gs
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
+class Unsuitable(Exception):
+    """Why a pass leaves something as it is, in words."""
+
+
 @dataclass(frozen=True)
 class Note:
     """Why a candidate was left alone, or what is worth knowing about one that was not: one sentence about one node."""
@@ -107,7 +111,7 @@ class Context:
     """What the passes of one compilation share.
 
     layers: by node name, in graph order. binarizers: by the name of their +-1 tensor, as canonicalize found them.
-    sign_tensors: filled by lowering.
+    sign_tensors: filled by lowering; passes after it keep the names of packed tensors.
     """
 
     config: Any
@@ -122,7 +126,7 @@ class Pass(Protocol):
 
     Every pass is idempotent, leaves graph inputs and outputs (names, order, types) as they were, never edits an
     initializer in place (another node may read it), and leaves a graph of standard ops that computes the same function;
-    only lowering brings in ops of the domain `bnncc`.
+    only from lowering on there are ops of the domain `bnncc`.
     """
 
     name: str

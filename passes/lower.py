@@ -14,24 +14,13 @@ import onnx_graphsurgeon as gs
 
 from bnncc.passes import binarizers
 from bnncc.passes import binary_layers as bl
-from bnncc.passes import elementwise as ew
 from bnncc.passes import graph as g
-from bnncc.passes.base import Context, PassResult, SignTensor
+from bnncc.passes.affine import affine_tail
+from bnncc.passes.base import Context, PassResult, SignTensor, Unsuitable
+from bnncc.passes.geometry import UNCLEAR, behind_unclear_pools, conv_geometry, explicit_pads, has_unclear_size
 from bnncc.runtime.functions import DOMAIN
 
 MAX_FAN_IN = 1 << 24  # sums are exact in float32, and so in the function bodies
-
-
-class _Unsuitable(Exception):
-    """Why a layer stays float, in words."""
-
-
-@dataclass
-class _Geometry:
-    """Attributes of a convolution with explicit padding."""
-
-    attrs: dict
-    source: gs.Tensor  # before any Pad node
 
 
 @dataclass
@@ -69,13 +58,13 @@ class Lower:
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
         result = PassResult()
         packing = _Packing()
-        unclear = _behind_unclear_pools(graph)
+        unclear = behind_unclear_pools(graph)
         for node in [node for node in graph.nodes if bl.is_binary(node)]:
             try:
                 if id(node) in unclear:
-                    raise _Unsuitable(f"behind a pooling: {_UNCLEAR}")
+                    raise Unsuitable(f"behind a pooling: {UNCLEAR}")
                 layer = _plan(graph, node, packing)
-            except _Unsuitable as reason:
+            except Unsuitable as reason:
                 result.note(node.name, str(reason))
                 record = context.layers.get(node.name)
                 if record is not None:
@@ -97,18 +86,6 @@ class Lower:
         return result
 
 
-def _behind_unclear_pools(graph: gs.Graph) -> set[int]:
-    """Nodes whose input sizes depend on a pool of unclear size: the width that an op would carry may be wrong there."""
-    pending = [node for node in graph.nodes if _has_unclear_size(node)]
-    behind: set[int] = set()
-    while pending:
-        for reader in (reader for output in pending.pop().outputs for reader in output.outputs):
-            if id(reader) not in behind:
-                behind.add(id(reader))
-                pending.append(reader)
-    return behind
-
-
 def _demote(context: Context, packing: _Packing) -> None:
     """Layers that looked binary, but whose activations turned out not to be (restore-signs), stay as they are."""
     lowered = {layer.node.name for layer in packing.layers.values()}
@@ -124,7 +101,7 @@ def _demote(context: Context, packing: _Packing) -> None:
 def _width(tensor: gs.Tensor) -> int:
     width = g.static(tensor.shape[-1]) if tensor.shape is not None and len(tensor.shape) else None
     if width is None:
-        raise _Unsuitable(f"the last axis of '{tensor.name}' is dynamic; fix it with an input shape")
+        raise Unsuitable(f"the last axis of '{tensor.name}' is dynamic; fix it with an input shape")
     return width
 
 
@@ -139,7 +116,7 @@ def _packed(graph: gs.Graph, tensor: gs.Variable, packing: _Packing) -> gs.Varia
     elif node.op in ("MaxPool", "Mul"):
         packed = _packed_pool(graph, tensor, node, packing)
     else:
-        raise _Unsuitable(f"{node.op} '{node.name}' between the binarizer and the layer has no form on packed signs")
+        raise Unsuitable(f"{node.op} '{node.name}' between the binarizer and the layer has no form on packed signs")
     packing.packed[id(tensor)] = packed
     packing.tensors[id(tensor)] = tensor
     packing.exact[id(tensor)] = _compares_exact_sums(tensor, packing)
@@ -185,19 +162,19 @@ def _packed_pool(graph: gs.Graph, tensor: gs.Variable, node: gs.Node, packing: _
     """MaxPool of signs, or Mul(d) -> MaxPool -> Mul(d) with d = -1 in channels that take the minimum."""
     pool, direction = _match_pool(node)
     if pool is None or len(pool.attrs.get("kernel_shape", [])) != 2 or pool.attrs.get("storage_order", 0):
-        raise _Unsuitable(f"{node.op} '{node.name}' between the binarizer and the layer has no form on packed signs")
+        raise Unsuitable(f"{node.op} '{node.name}' between the binarizer and the layer has no form on packed signs")
     source = pool.inputs[0] if direction is None else g.producer(pool.inputs[0]).inputs[0]
     if g.rank(source) != 4:
-        raise _Unsuitable(f"MaxPool '{pool.name}' of a tensor that is not [N, C, H, W]")
-    if _has_unclear_size(pool):
-        raise _Unsuitable(f"MaxPool '{pool.name}': {_UNCLEAR}")
+        raise Unsuitable(f"MaxPool '{pool.name}' of a tensor that is not [N, C, H, W]")
+    if has_unclear_size(pool):
+        raise Unsuitable(f"MaxPool '{pool.name}': {UNCLEAR}")
     packed = _packed(graph, source, packing)
     attrs = {
         "width": _width(source),
         "kernel_shape": list(pool.attrs["kernel_shape"]),
         "strides": list(pool.attrs.get("strides", [1, 1])),
         "dilations": list(pool.attrs.get("dilations", [1, 1])),
-        "pads": _pads(pool, source, pool.attrs["kernel_shape"]),
+        "pads": explicit_pads(pool, source, pool.attrs["kernel_shape"]),
         "ceil_mode": int(pool.attrs.get("ceil_mode", 0)),
     }
     name = g.fresh_name(graph, f"{tensor.name}_bits")
@@ -205,28 +182,6 @@ def _packed_pool(graph: gs.Graph, tensor: gs.Variable, node: gs.Node, packing: _
     constant = gs.Constant(g.fresh_name(graph, f"{name}_direction"), values)
     return g.add_node(graph, "MaxPoolSigns", [packed, constant], name, attrs=attrs, dtype=np.uint8,
                       shape=_packed_shape(tensor), domain=DOMAIN)  # fmt: skip
-
-
-_UNCLEAR = "the output size of this ceil_mode, auto_pad and dilations differs between ONNX and onnxruntime"
-
-
-def _has_unclear_size(pool: gs.Node) -> bool:
-    """Whether ONNX and onnxruntime may disagree on a pool's size.
-
-    They do where ceil_mode adds a window that starts outside the input (onnxruntime drops it, ONNX only from opset 22
-    on), where auto_pad comes with ceil_mode, and where SAME padding comes with dilations.
-    """
-    if pool.op not in ("MaxPool", "AveragePool", "LpPool"):
-        return False
-    mode = pool.attrs.get("auto_pad", "NOTSET")
-    kernel = pool.attrs.get("kernel_shape", [])
-    dilations = pool.attrs.get("dilations", [1] * len(kernel))
-    strides = pool.attrs.get("strides", [1] * len(kernel))
-    if mode.startswith("SAME") and any(dilation != 1 for dilation in dilations):
-        return True
-    skips = any(s > (k - 1) * d + 1 for s, k, d in zip(strides, kernel, dilations, strict=True))
-    explicit = any(pool.attrs.get("pads", []))
-    return bool(pool.attrs.get("ceil_mode", 0)) and (explicit or skips or mode not in ("NOTSET", ""))
 
 
 def _match_pool(node: gs.Node) -> tuple[gs.Node | None, np.ndarray | None]:
@@ -246,42 +201,22 @@ def _match_pool(node: gs.Node) -> tuple[gs.Node | None, np.ndarray | None]:
     return (pool, inner) if matches else (None, None)
 
 
-def _pads(node: gs.Node, source: gs.Tensor, kernel: list[int]) -> list[int]:
-    """Explicit (top, left, bottom, right) of a Conv or MaxPool, auto_pad resolved."""
-    mode = node.attrs.get("auto_pad", "NOTSET")
-    if mode in ("NOTSET", ""):
-        return list(node.attrs.get("pads", [0, 0, 0, 0]))
-    if mode == "VALID":
-        return [0, 0, 0, 0]
-    begins, ends = [], []
-    strides, dilations = node.attrs.get("strides", [1, 1]), node.attrs.get("dilations", [1, 1])
-    for size, extent, stride, dilation in zip(source.shape[2:], kernel, strides, dilations, strict=True):
-        length = g.static(size)
-        if length is None:
-            raise _Unsuitable(f"'{node.name}' has auto_pad {mode} on a dynamic size; fix it with an input shape")
-        total = max(0, (-(-length // stride) - 1) * stride + (extent - 1) * dilation + 1 - length)
-        small, large = total // 2, total - total // 2
-        begins.append(small if mode == "SAME_UPPER" else large)
-        ends.append(large if mode == "SAME_UPPER" else small)
-    return begins + ends
-
-
 # ---- Layers ------------------------------------------------------------------------------------------------
 
 
 def _plan(graph: gs.Graph, node: gs.Node, packing: _Packing) -> _Layer:
     weights = bl.weights_of(node)
     if bl.fan_in(node) > MAX_FAN_IN:
-        raise _Unsuitable(f"{bl.fan_in(node)} products per output are more than the kernels count")
+        raise Unsuitable(f"{bl.fan_in(node)} products per output are more than the kernels count")
     if node.op == "Conv":
-        geometry = _conv_geometry(node, weights)
-        packed = _packed(graph, geometry.source, packing)
-        return _Layer(node, weights, geometry.attrs | {"width": _width(geometry.source)}, packed)
+        attrs, source = conv_geometry(node, weights)
+        packed = _packed(graph, source, packing)
+        return _Layer(node, weights, attrs | {"width": _width(source)}, packed)
     source, passed = _before_reshapes(node.inputs[0])
     width = _width(source)
     features = np.prod([g.static(size) or 0 for size in source.shape[1:]], dtype=np.int64)
     if features != weights.shape[1]:
-        raise _Unsuitable(f"'{node.inputs[0].name}' is no plain flattening of '{source.name}'")
+        raise Unsuitable(f"'{node.inputs[0].name}' is no plain flattening of '{source.name}'")
     packed = _packed(graph, source, packing)
     packing.reshaped.update((tensor.name, id(source)) for tensor in passed)
     return _Layer(node, weights, {"weight_shape": list(weights.shape), "width": width}, packed)
@@ -298,46 +233,6 @@ def _before_reshapes(tensor: gs.Tensor) -> tuple[gs.Tensor, list[gs.Tensor]]:
     return tensor, passed
 
 
-def _conv_geometry(node: gs.Node, weights: np.ndarray) -> _Geometry:
-    source, explicit, value = node.inputs[0], np.zeros(4, np.int64), None
-    while (pad := g.producer(source)) is not None and pad.op == "Pad":
-        amounts, pad_value = _explicit_pad(pad)
-        if value is not None and pad_value != value:
-            raise _Unsuitable(f"Pad '{pad.name}' and the padding after it have different values")
-        explicit, value = explicit + amounts, pad_value
-        source = pad.inputs[0]
-    inner = np.asarray(_pads(node, node.inputs[0], list(weights.shape[2:])))
-    if (inner < 0).any() or (explicit < 0).any():
-        raise _Unsuitable("negative padding")
-    if inner.any():
-        if value not in (None, 0):
-            raise _Unsuitable("an explicit Pad with +-1 and zero padding in the convolution as well")
-        value = 0
-    attrs = {
-        "weight_shape": list(weights.shape),
-        "strides": list(node.attrs.get("strides", [1, 1])),
-        "dilations": list(node.attrs.get("dilations", [1, 1])),
-        "pads": [int(total) for total in inner + explicit],
-        "group": int(node.attrs.get("group", 1)),
-        "pad_value": int(value or 0),
-    }
-    return _Geometry(attrs, source)
-
-
-def _explicit_pad(pad: gs.Node) -> tuple[np.ndarray, int]:
-    """Amounts (top, left, bottom, right) and value of a Pad node of an NCHW tensor."""
-    amounts = g.constant(pad.inputs[1])
-    value = g.filled_value(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2].name else 0
-    axes = g.constant(pad.inputs[3]) if len(pad.inputs) > 3 and pad.inputs[3].name else np.arange(4)
-    if amounts is None or axes is None or pad.attrs.get("mode", "constant") != "constant" or value not in (-1, 0, 1):
-        raise _Unsuitable(f"Pad '{pad.name}' is not a constant padding with 0, +1 or -1")
-    begin, end = np.zeros(4, np.int64), np.zeros(4, np.int64)
-    begin[axes], end[axes] = np.split(amounts, 2)
-    if begin[:2].any() or end[:2].any():
-        raise _Unsuitable(f"Pad '{pad.name}' pads batch or channels")
-    return np.array([begin[2], begin[3], end[2], end[3]]), int(value)
-
-
 def _pack_what_layers_give(graph: gs.Graph, packing: _Packing) -> None:
     """Signs that a binary layer can give are packed at once, also where only floats are read from them later.
 
@@ -350,7 +245,7 @@ def _pack_what_layers_give(graph: gs.Graph, packing: _Packing) -> None:
             continue
         try:
             _packed(graph, node.outputs[0], packing)
-        except _Unsuitable:
+        except Unsuitable:
             continue  # stays in float; the layer gives floats as well
 
 
@@ -377,7 +272,9 @@ def _emit(graph: gs.Graph, layer: _Layer, context: Context) -> None:
         # x <= t is -x >= -t: turn the filter, so that every channel compares upwards.
         flip = np.broadcast_to(layer.comparison.direction, flip.shape).astype(np.float32)
     if layer.bits is None or _float_readers(graph, layer):
-        scale, shift, last, absorbed = _affine_tail(graph, layer)
+        scale, shift, last, absorbed = affine_tail(
+            graph, dot, _float_readers(graph, layer), flip.size, layer.weights.ndim
+        )
         inputs += [
             gs.Constant(g.fresh_name(graph, f"{node.name}_scale"), _shortest(scale * flip)),
             gs.Constant(g.fresh_name(graph, f"{node.name}_shift"), _shortest(shift)),
@@ -427,59 +324,6 @@ def _float_readers(graph: gs.Graph, layer: _Layer) -> list[gs.Node]:
     if not readers and g.is_graph_output(graph, dot):
         return list(dot.outputs)
     return readers
-
-
-def _affine_tail(graph: gs.Graph, layer: _Layer) -> tuple[np.ndarray, np.ndarray, gs.Variable, int]:
-    """Scale and shift per channel from the affine ops after the layer, where they end, and their constants in bytes."""
-    count, rank = layer.weights.shape[0], layer.weights.ndim
-    tensor = layer.node.outputs[0]
-    readers = _float_readers(graph, layer)
-    tail: list[gs.Node] = []
-    while (
-        len(readers) == 1
-        and not g.is_graph_output(graph, tensor)
-        and g.is_own(graph, readers[0])
-        and _is_affine(readers[0], tensor)
-    ):
-        tail.append(readers[0])
-        tensor = readers[0].outputs[0]
-        readers = tensor.outputs
-    if len(tail) == 1 and tail[0].op == "BatchNormalization":
-        scale, shift = _batchnorm(tail[0], np.float32)
-        return scale, shift, tensor, g.constant_bytes(tail)
-    scale, shift = np.ones(count), np.zeros(count)
-    for node in tail:
-        if node.op == "BatchNormalization":
-            factor, addend = _batchnorm(node, np.float64)
-            scale, shift = scale * factor, shift * factor + addend
-            continue
-        first = node.inputs[0] is not next(t for t in node.inputs if isinstance(t, gs.Constant))
-        value = g.channel_vector(node.inputs[1 if first else 0], rank).astype(np.float64)
-        if node.op == "Mul":
-            scale, shift = scale * value, shift * value
-        elif node.op == "Div":
-            scale, shift = scale / value, shift / value
-        elif node.op == "Add":
-            shift = shift + value
-        else:  # Sub
-            scale, shift = (scale, shift - value) if first else (-scale, value - shift)
-    return np.broadcast_to(scale, count), np.broadcast_to(shift, count), tensor, g.constant_bytes(tail)
-
-
-def _is_affine(node: gs.Node, data: gs.Tensor) -> bool:
-    if node.op not in ("Add", "Sub", "Mul", "Div", "BatchNormalization") or ew.data_input(node) is not data:
-        return False
-    if node.op == "BatchNormalization":
-        return True
-    return isinstance(node.inputs[1], gs.Constant) or (node.op != "Div" and isinstance(node.inputs[0], gs.Constant))
-
-
-def _batchnorm(node: gs.Node, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and shift as onnxruntime's CPU kernel forms them, in the given precision."""
-    gamma, beta, mean, variance = (g.constant(tensor).astype(dtype) for tensor in node.inputs[1:])
-    inverse = dtype(1) / np.sqrt(variance + dtype(np.float32(node.attrs.get("epsilon", 1e-5))))
-    scale = inverse * gamma
-    return scale, beta - mean * scale
 
 
 # ---- What reads signs as floats ----------------------------------------------------------------------------

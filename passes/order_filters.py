@@ -20,7 +20,6 @@ from bnncc.passes.base import Context, LayerRecord, PassResult
 from bnncc.passes.filter_tree import FilterTree, TreeOptions, engine_tree, paper_tree, size_with_positions
 from bnncc.runtime.functions import DOMAIN
 
-CONVOLUTIONS = ("BinaryConv", "BinaryConvThreshold", "BinaryConvDual")
 ATTRIBUTE = "tree"
 _ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 
@@ -39,7 +38,7 @@ class OrderFilters:
         result = PassResult()
         options = tree_options(context.config)
         for node in graph.nodes:
-            if node.domain == DOMAIN and node.op in CONVOLUTIONS:
+            if node.domain == DOMAIN and node.op.startswith("BinaryConv"):
                 _order(node, options, context, result)
         return result
 

@@ -16,6 +16,7 @@ from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, Note, Pass, SignT
 from bnncc.passes.canonicalize_binarizers import CanonicalizeBinarizers
 from bnncc.passes.canonicalize_weights import CanonicalizeWeights
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
+from bnncc.passes.fuse_epilogues import FuseEpilogues
 from bnncc.passes.lower import Lower
 from bnncc.passes.order_filters import OrderFilters
 from bnncc.passes.prepare import default_opset, reference_model
@@ -53,6 +54,8 @@ def passes_for(config: Any) -> list[Pass]:
         passes.append(FoldBatchNorm())
     if config.lower:
         passes.append(Lower())
+        if config.fuse_epilogues:
+            passes.append(FuseEpilogues())
         if config.tree:
             passes.append(OrderFilters())
     check_order(passes)

@@ -20,12 +20,8 @@ from bnncc.passes import binarizers
 from bnncc.passes import binary_layers as bl
 from bnncc.passes import elementwise as ew
 from bnncc.passes import graph as g
-from bnncc.passes.base import Context, PassResult
+from bnncc.passes.base import Context, PassResult, Unsuitable
 from bnncc.passes.chains import Chain, float_chain, integer_chain, is_structural
-
-
-class _Unsuitable(Exception):
-    """Why a binarizer stays where it is, in words."""
 
 
 class Thresholds:
@@ -43,7 +39,7 @@ class Thresholds:
                 continue
             try:
                 result.changed |= _move_up(graph, where, comparison, context)
-            except _Unsuitable as reason:
+            except Unsuitable as reason:
                 result.note(where.name, str(reason))
         if result.changed:
             g.tidy(graph)
@@ -111,7 +107,7 @@ def _integer_threshold(
         previous = bits[:, -1:]
     if (changes > 1).any():
         channel = int((changes > 1).argmax())
-        raise _Unsuitable(
+        raise Unsuitable(
             f"the bit is no threshold of the sum: in channel {channel} it changes {changes[channel]} times"
         )
     rises, constant = ~first, changes == 0
@@ -123,7 +119,7 @@ def _integer_threshold(
 
 def _refuse_nan(values: np.ndarray) -> None:
     if np.isnan(values).any():
-        raise _Unsuitable("the parameters between the layer and the binarizer give NaN")
+        raise Unsuitable("the parameters between the layer and the binarizer give NaN")
 
 
 def _float_threshold(
@@ -205,5 +201,5 @@ def _integer_slope(function: ew.ChainFunction, bound: int, node: gs.Node) -> np.
         falls |= (steps < 0).any(axis=1)
         previous = values[:, -1:]
     if (rises & falls).any():
-        raise _Unsuitable(f"what lies before MaxPool '{node.name}' is not monotone")
+        raise Unsuitable(f"what lies before MaxPool '{node.name}' is not monotone")
     return np.where(falls, -1, 1)

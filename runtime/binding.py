@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnncc.errors import BadInput
+from bnncc.runtime.functions import STEP_NUMBERS
 from bnncc.runtime.library import check, interface, library
 
 Packed = NDArray[np.uint8]
@@ -156,7 +157,7 @@ class Conv2d:
     that seems fastest for each run.
     The epilogue: `scale` and `shift`, float32 of one value or M, give the float output dot * scale + shift, each step
     rounded; `threshold`, int32 [M], gives the bit output dot >= threshold. Without any of them the float output is
-    the dot product itself.
+    the dot product itself. `steps` is what the float output goes through, and what its bits are.
     """
 
     def __init__(
@@ -173,6 +174,7 @@ class Conv2d:
         scale: ArrayLike | None = None,
         shift: ArrayLike | None = None,
         threshold: ArrayLike | None = None,
+        steps: Steps | None = None,
         tree: ConvTree | None = None,
         kernel: str | None = None,
         isa: str = "auto",
@@ -190,7 +192,7 @@ class Conv2d:
         params.pads = _integers(pads, 4, "pads")
         params.pad_value = pad_value
         params.width = width
-        self.epilogue = _Epilogue(scale, shift, threshold)
+        self.epilogue = _Epilogue(scale, shift, threshold, steps)
         self.in_channels, self.out_channels, self.width = params.in_channels, shape[0], width
         hints = ffi.new("bnncc_conv_hints *")
         hints.tree, kept = _filter_tree(tree, group, shape[0])
@@ -220,16 +222,16 @@ class Conv2d:
         times = {ffi.string(found[i].kernel).decode(): found[i].nanoseconds * 1e-9 for i in range(count[0])}
         return dict(sorted(times.items(), key=lambda item: item[1]))
 
-    def __call__(self, x: ArrayLike) -> Result:
-        """Run on packed signs [N, C, H, ceil(width / 8)].
+    def __call__(self, x: ArrayLike, residual: ArrayLike | None = None) -> Result:
+        """Run on packed signs [N, C, H, ceil(width / 8)], with a residual of the output's shape where a step adds it.
 
         Returns float32 [N, M, Ho, Wo], packed signs [N, M, Ho, ceil(Wo / 8)], or both, as the epilogue asks.
         """
-        run, result = self.bind(x)
+        run, result = self.bind(x, residual)
         run()
         return result
 
-    def bind(self, x: ArrayLike) -> tuple[Callable[[], None], Result]:
+    def bind(self, x: ArrayLike, residual: ArrayLike | None = None) -> tuple[Callable[[], None], Result]:
         """Return a function that runs on `x`, and the result, which each of its calls writes anew.
 
         For loops over the same arrays, and for timing: a call does nothing but call the library.
@@ -241,7 +243,12 @@ class Conv2d:
         out, error = ffi.new("int64_t[2]"), ffi.new("bnncc_error *")
         check(lib.bnncc_conv_output_shape(self._handle, x.shape[2], out, out + 1, error), error)
         y, bits = self.epilogue.outputs((x.shape[0], self.out_channels, out[0]), out[1])
-        arguments = (self._handle, _in(x), x.shape[0], x.shape[2], _out(y), _out(bits), ffi.NULL, error)
+        if residual is not None:
+            residual = _array(residual, np.float32, "residual")
+            if y is None or residual.shape != y.shape:
+                raise BadInput(f"residual has shape {list(residual.shape)}, not the float output's")
+        added = ffi.NULL if residual is None else _in(residual)
+        arguments = (self._handle, _in(x), added, x.shape[0], x.shape[2], _out(y), _out(bits), ffi.NULL, error)
         return _runner(lib.bnncc_conv_run, arguments, error), self.epilogue.result(y, bits)
 
 
@@ -315,23 +322,67 @@ def linear(x: ArrayLike, weight: ArrayLike, **parameters: Any) -> Result:
     return Linear(weight, **parameters)(x)
 
 
+class Steps:
+    """What a convolution's float output goes through, step by step, and the bits taken from what comes out.
+
+    Parameters: `kinds`, names of steps ("add", "multiply", "residual", "prelu", "maximum", "minimum": STEPS in
+    functions.py); `operands`, float32 [len(kinds), 1 or M], a row per step; for bits `threshold` and `direction`, one
+    value or M, and `nan_bit`, as in `binarize`.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        operands: ArrayLike,
+        threshold: ArrayLike | None = None,
+        direction: ArrayLike = 1,
+        nan_bit: int = 0,
+    ) -> None:
+        ffi = interface()
+        if unknown := [name for name in kinds if name not in STEP_NUMBERS]:
+            raise BadInput(f"{unknown[0]!r} is no step; there are {', '.join(STEP_NUMBERS)}")
+        self._operands = _array(operands, np.float32, "operands")
+        if self._operands.ndim != 2 or len(self._operands) != len(kinds):
+            raise BadInput(f"operands has shape {list(self._operands.shape)}, not a row for each of {len(kinds)} steps")
+        self._kinds = np.array([STEP_NUMBERS[name] for name in kinds], np.int32)
+        self.gives_bits = threshold is not None
+        self.struct = ffi.new("bnncc_steps *")
+        self.struct.kinds, self.struct.count = _in(self._kinds), len(kinds)
+        self.struct.operands, self.struct.operand_count = _in(self._operands), self._operands.shape[1]
+        if self.gives_bits:
+            self._threshold = _vector(threshold, np.float32, "threshold")
+            self._direction = _vector(direction, np.int8, "direction")
+            self.struct.threshold, self.struct.threshold_count = _in(self._threshold), self._threshold.size
+            self.struct.direction, self.struct.direction_count = _in(self._direction), self._direction.size
+            self.struct.nan_bit = nan_bit
+
+
 class _Epilogue:
     """A bnncc_epilogue, the arrays that it points to, and the outputs that it makes."""
 
-    def __init__(self, scale: ArrayLike | None, shift: ArrayLike | None, threshold: ArrayLike | None) -> None:
+    def __init__(
+        self,
+        scale: ArrayLike | None,
+        shift: ArrayLike | None,
+        threshold: ArrayLike | None,
+        steps: Steps | None = None,
+    ) -> None:
         if scale is None and shift is None and threshold is None:
             scale = 1.0
         self.gives_float = scale is not None or shift is not None
-        self.gives_bits = threshold is not None
+        self.gives_bits = threshold is not None or (steps is not None and steps.gives_bits)
         self.struct = interface().new("bnncc_epilogue *")
         if self.gives_float:
             self._scale = _vector(1.0 if scale is None else scale, np.float32, "scale")
             self._shift = _vector(0.0 if shift is None else shift, np.float32, "shift")
             self.struct.scale, self.struct.scale_count = _in(self._scale), self._scale.size
             self.struct.shift, self.struct.shift_count = _in(self._shift), self._shift.size
-        if self.gives_bits:
+        if threshold is not None:
             self._threshold = _vector(threshold, np.int32, "threshold")
             self.struct.threshold, self.struct.threshold_count = _in(self._threshold), self._threshold.size
+        if steps is not None:
+            self._steps = steps
+            self.struct.steps = steps.struct
 
     def outputs(self, outer: tuple[int, ...], width: int) -> tuple[Floats | None, Packed | None]:
         """Return the arrays to write to: float32 [*outer, width] and uint8 [*outer, ceil(width / 8)]."""

@@ -26,10 +26,26 @@ KERNEL_OPS = (
     "BinaryConv",
     "BinaryConvThreshold",
     "BinaryConvDual",
+    "BinaryConvSteps",
+    "BinaryConvStepsDual",
     "BinaryLinear",
     "BinaryLinearThreshold",
     "BinaryLinearDual",
 )
+
+# What the steps of BinaryConvSteps and BinaryConvStepsDual are called, by the numbers in their attribute `steps`
+# (bnncc_step in bnncc.h), and each as an op on `value` (what the steps before have made of the layer's float output)
+# and its row of `operands`, a value per channel, or on the one residual.
+STEPS = {
+    "add": "Add (value, operand)",
+    "multiply": "Mul (value, operand)",
+    "residual": "Add (value, residual)",
+    "prelu": "PRelu (value, operand)",
+    "maximum": "Max (value, operand)",
+    "minimum": "Min (value, operand)",
+}
+STEP_NUMBERS = {name: number for number, name in enumerate(STEPS)}
+MOST_STEPS = 16  # BNNCC_STEP_LIMIT
 
 # A convolution may also have the attribute tree (passes/order_filters.py): a hint to kernels that the bodies do not
 # declare, so that onnx and onnxruntime pass over it.
@@ -214,6 +230,50 @@ def _epilogues(name: str, attributes: str, call: str, per_channel_shape: str) ->
     ]
 
 
+def _choice(names: list[str]) -> str:
+    """Nodes that give `next` by the first of the steps named whose number is `kind`; the last one needs no question."""
+    name = names[0]
+    if len(names) == 1:
+        return f"next_{name} = {STEPS[name]}"
+    return f"""
+        is_{name} = Equal (kind, number_{name})
+        next_{name} = If (is_{name}) <
+            then_branch = take_{name} () => (then_{name}) {{ then_{name} = {STEPS[name]} }},
+            else_branch = pass_{name} () => (next_{names[1]}) {{ {_choice(names[1:])} }}
+        >"""
+
+
+# Steps one after the other. The numbers are an attribute, so that one body serves every sequence.
+_APPLY_STEPS = f"""
+ApplySteps <steps> (x, operands, residual) => (y) {{
+    per_channel = Constant <value = int64[4] {{1, -1, 1, 1}}> ()
+    always = Constant <value = bool {{1}}> ()
+    {"".join(f"number_{name} = Constant <value = int64 {{{n}}}> (){chr(10)}    " for name, n in STEP_NUMBERS.items())}
+    steps = Constant <value_ints: ints = @steps> ()
+    count = Size (steps)
+    y = Loop (count, always, x) <body = apply (int64 step, bool before, float value) => (bool after, float next_add) {{
+        after = Identity (before)
+        kind = Gather (steps, step)
+        row = Gather (operands, step)
+        operand = Reshape (row, per_channel){_choice(list(STEPS))}
+    }}>
+}}"""
+
+_STEPS_BODIES = (
+    f"""
+BinaryConvSteps <{_CONV_ATTRIBUTES}, steps> (packed, weight, scale, shift, operands, residual) => (y) {{
+    first = bnncc.BinaryConv <{_CONV_CALL}> (packed, weight, scale, shift)
+    y = bnncc.ApplySteps <steps: ints = @steps> (first, operands, residual)
+}}""",
+    f"""
+BinaryConvStepsDual <{_CONV_ATTRIBUTES}, steps, nan_bit>
+(packed, weight, scale, shift, operands, residual, threshold, direction) => (y, bits) {{
+    first = bnncc.BinaryConv <{_CONV_CALL}> (packed, weight, scale, shift)
+    y = bnncc.ApplySteps <steps: ints = @steps> (first, operands, residual)
+    bits = bnncc.Binarize <nan_bit: int = @nan_bit> (y, threshold, direction)
+}}""",
+)
+
 _BODIES = (
     _UNPACK_TO_LENGTH,
     _PACK,
@@ -224,6 +284,8 @@ _BODIES = (
     _LINEAR_DOT,
     *_epilogues("BinaryConv", _CONV_ATTRIBUTES, _CONV_CALL, "int64[4] {1, -1, 1, 1}"),
     *_epilogues("BinaryLinear", _LINEAR_ATTRIBUTES, _LINEAR_CALL, "int64[2] {1, -1}"),
+    _APPLY_STEPS,
+    *_STEPS_BODIES,
 )
 
 
@@ -232,7 +294,17 @@ def all_functions(opset: int) -> list[onnx.FunctionProto]:
     if opset < MIN_OPSET:
         raise ValueError(f"function bodies need opset {MIN_OPSET} or later, not {opset}")
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}, "{DOMAIN}" : {VERSION}]>'
-    return [parser.parse_function(header + body) for body in _BODIES]
+    return [_without_scalars(parser.parse_function(header + body)) for body in _BODIES]
+
+
+def _without_scalars(function: onnx.FunctionProto) -> onnx.FunctionProto:
+    """Leave the shapes of float tensors in loops open: the text cannot say that of a tensor whose type it must give."""
+    for node in function.node:
+        for attribute in node.attribute:
+            for value in (*attribute.g.input, *attribute.g.output):
+                if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+                    value.type.tensor_type.ClearField("shape")
+    return function
 
 
 def functions_for(graph: onnx.GraphProto, opset: int) -> list[onnx.FunctionProto]:

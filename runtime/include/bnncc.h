@@ -67,14 +67,43 @@ typedef struct bnncc_parallel {
 
 /* ---- Epilogues: what becomes of the integer dot product ---------------------------------------------------------- */
 
+/* A step from a float y to the next, each rounded to float32: `operand` is one value per channel, `residual` a tensor
+ * of the output's shape. NaN stays NaN; which zero MAXIMUM and MINIMUM give for zeros of both signs is not said. */
+typedef enum bnncc_step {
+    BNNCC_STEP_ADD = 0,      /* y + operand */
+    BNNCC_STEP_MULTIPLY = 1, /* y * operand */
+    BNNCC_STEP_RESIDUAL = 2, /* y + residual; the operand is not used */
+    BNNCC_STEP_PRELU = 3,    /* y where y > 0, else y * operand */
+    BNNCC_STEP_MAXIMUM = 4,  /* max(y, operand) */
+    BNNCC_STEP_MINIMUM = 5,  /* min(y, operand) */
+} bnncc_step;
+
+enum { BNNCC_STEP_LIMIT = 16 }; /* steps of one epilogue */
+
+/* The steps of a convolution's float output, in their order, and the bits taken from what they give. */
+typedef struct bnncc_steps {
+    const int32_t *kinds;  /* of bnncc_step */
+    size_t count;          /* 1 to BNNCC_STEP_LIMIT; at most one of them is BNNCC_STEP_RESIDUAL */
+    const float *operands; /* [count][operand_count] */
+    size_t operand_count;  /* 1 (shared) or the number of output channels */
+    /* NULL for no bits; else bits as bnncc_binarize gives them, with 1 value or one per output channel. */
+    const float *threshold;
+    size_t threshold_count;
+    const int8_t *direction;
+    size_t direction_count;
+    int nan_bit;
+} bnncc_steps;
+
 /* dot is the exact integer sum of products. Float output: dot * scale + shift, each step rounded to float32 (no fused
- * multiply-add), as onnxruntime's BatchNormalization rounds. Bit output: dot >= threshold. At least one of
- * the two must be asked for. The arrays are copied at creation. */
+ * multiply-add), as onnxruntime's BatchNormalization rounds; then the steps, where there are any. Bit output: dot >=
+ * threshold, or what the steps say, but not both. At least one output must be asked for. The arrays are copied at
+ * creation. */
 typedef struct bnncc_epilogue {
     const float *scale, *shift;      /* NULL for no float output; else scale_count and shift_count values */
     size_t scale_count, shift_count; /* 1 (shared) or the number of output channels */
-    const int32_t *threshold;        /* NULL for no bit output; else one value per output channel */
+    const int32_t *threshold;        /* NULL for no bits of dot; else one value per output channel */
     size_t threshold_count;
+    const bnncc_steps *steps; /* NULL for none; of convolutions with float output only */
 } bnncc_epilogue;
 
 /* ---- Trees over filters ------------------------------------------------------------------------------------------ */
@@ -185,9 +214,11 @@ enum { BNNCC_KERNEL_LIMIT = 4 };
 BNNCC_API bnncc_status bnncc_conv_estimate(const bnncc_conv *conv, int64_t batch, int64_t height, double differing,
                                            bnncc_kernel_estimate *estimates, size_t *count, bnncc_error *error);
 /* y: float32 [batch, out_channels, out_height, out_width], NULL exactly where the epilogue gives no float output;
- * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)], NULL exactly where it gives no bits. */
-BNNCC_API bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
-                                      uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error);
+ * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)], NULL exactly where it gives no bits;
+ * residual: float32 of y's shape, y itself or apart from it, NULL exactly where no step adds it. */
+BNNCC_API bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const float *residual, int64_t batch,
+                                      int64_t height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                                      bnncc_error *error);
 
 /* ---- Binary linear layer --------------------------------------------------------------------------------------------
  */

@@ -113,13 +113,8 @@ static bnncc_status check_params(const bnncc_binarize_params *params, bnncc_erro
     if (params->direction_count != 1 && params->direction_count != values)
         return fail(error, BNNCC_INVALID_ARGUMENT, "direction has %zu values, not 1 or %zu", params->direction_count,
                     values);
-    for (size_t i = 0; i < params->threshold_count; i++)
-        if (params->threshold[i] != params->threshold[i])
-            return fail(error, BNNCC_INVALID_ARGUMENT, "threshold %zu is NaN", i);
-    for (size_t i = 0; i < params->direction_count; i++)
-        if (params->direction[i] != 1 && params->direction[i] != -1)
-            return fail(error, BNNCC_INVALID_ARGUMENT, "direction %zu is %d, not 1 or -1", i, params->direction[i]);
-    return BNNCC_OK;
+    return check_comparison(params->threshold, params->threshold_count, params->direction, params->direction_count,
+                            error);
 }
 
 typedef struct binarize_job {

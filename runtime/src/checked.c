@@ -35,3 +35,18 @@ bnncc_status check_size(const char *name, int64_t value, int64_t low, bnncc_erro
                     low, SIZE_LIMIT);
     return BNNCC_OK;
 }
+
+bnncc_status check_directions(const int8_t *directions, size_t count, bnncc_error *error) {
+    for (size_t i = 0; i < count; i++)
+        if (directions[i] != 1 && directions[i] != -1)
+            return fail(error, BNNCC_INVALID_ARGUMENT, "direction %zu is %d, not +1 or -1", i, directions[i]);
+    return BNNCC_OK;
+}
+
+bnncc_status check_comparison(const float *thresholds, size_t threshold_count, const int8_t *directions,
+                              size_t direction_count, bnncc_error *error) {
+    for (size_t i = 0; i < threshold_count; i++)
+        if (thresholds[i] != thresholds[i])
+            return fail(error, BNNCC_INVALID_ARGUMENT, "threshold %zu is NaN", i);
+    return check_directions(directions, direction_count, error);
+}

@@ -46,4 +46,11 @@ __attribute__((format(printf, 3, 4))) bnncc_status fail(bnncc_error *error, bnnc
 /* BNNCC_INVALID_ARGUMENT with the value's name unless low <= value <= SIZE_LIMIT. */
 bnncc_status check_size(const char *name, int64_t value, int64_t low, bnncc_error *error);
 
+/* BNNCC_INVALID_ARGUMENT with the value's place unless no threshold is NaN and every direction is +1 or -1. */
+bnncc_status check_comparison(const float *thresholds, size_t threshold_count, const int8_t *directions,
+                              size_t direction_count, bnncc_error *error);
+
+/* The same of directions alone. */
+bnncc_status check_directions(const int8_t *directions, size_t count, bnncc_error *error);
+
 #endif /* BNNCC_CHECKED_H */

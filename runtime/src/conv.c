@@ -381,8 +381,7 @@ bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int
 typedef struct conv_job {
     const bnncc_conv *conv;
     const uint8_t *x, *x_end; /* of this group of images */
-    float *y;
-    uint8_t *bits;
+    epilogue_tensors to;      /* likewise */
     size_t height, out_height;
     size_t tile_rows, tile_columns; /* output pixels of a tile, tile_rows * tile_columns <= DOT_TILE */
     size_t row_tiles, column_tiles; /* tiles of an image, down and across */
@@ -425,25 +424,13 @@ static void correct_padding(const bnncc_conv *conv, const window *windows, size_
     }
 }
 
-/* The epilogue of a tile: output pixels (row, column) and on of `rows` x `columns`, in an image. */
+/* The outputs of a tile: output pixels (row, column) and on of `rows` x `columns`, in an image. */
 static void store_tile(const conv_job *job, size_t image, size_t row, size_t rows, size_t column, size_t columns,
                        size_t first_filter, size_t filter_count, const int32_t *dots) {
-    const bnncc_conv *conv = job->conv;
-    const size_t out_width = conv->out_width, row_bytes = sign_bytes(out_width);
-    for (size_t f = 0; f < filter_count; f++, dots += DOT_TILE) {
-        const size_t channel = first_filter + f;
-        const size_t plane = image * (size_t)conv->params.out_channels + channel;
-        const size_t first_row = plane * job->out_height + row;
-        /* A tile of several rows is as wide as the image, so its pixels are neighbours in the float output. */
-        if (job->y)
-            epilogue_floats(&conv->epilogue, channel, dots, rows * columns, job->y + first_row * out_width + column);
-        if (job->bits) {
-            const uint64_t signs = epilogue_signs(&conv->epilogue, channel, dots, rows * columns);
-            uint8_t *bits = job->bits + first_row * row_bytes + column / 8;
-            for (size_t i = 0; i < rows; i++, bits += row_bytes)
-                store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
-        }
-    }
+    const size_t plane = image * (size_t)job->conv->params.out_channels;
+    for (size_t channel = first_filter; channel < first_filter + filter_count; channel++, dots += DOT_TILE)
+        epilogue_store_tile(&job->conv->epilogue, channel, dots, &job->to, (plane + channel) * job->out_height + row,
+                            rows, column, columns);
 }
 
 /* Stage 2: items [begin, end); an item is a chunk of a group of a tile of an image, the chunks counting fastest. */
@@ -490,8 +477,9 @@ static void choose_tiles(conv_job *job) {
     job->column_tiles = divide_up(job->conv->out_width, job->tile_columns);
 }
 
-static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, size_t images, size_t height, size_t out_height,
-                            float *y, uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const float *residual, size_t images,
+                            size_t height, size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                            bnncc_error *error) {
     const size_t group_bytes = (size_t)4 << 20, scratch_bytes = (size_t)64 << 20;
     bool overflow = false;
     conv_job job = {.conv = conv, .height = height, .out_height = out_height};
@@ -528,8 +516,10 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, size_t ima
         const size_t now = smaller(at_once, images - done);
         job.x = x + done * image_bytes;
         job.x_end = job.x + now * image_bytes;
-        job.y = y ? y + done * out_pixels : NULL;
-        job.bits = bits ? bits + done * out_rows * out_row_bytes : NULL;
+        job.to = (epilogue_tensors){.residual = residual ? residual + done * out_pixels : NULL,
+                                    .y = y ? y + done * out_pixels : NULL,
+                                    .bits = bits ? bits + done * out_rows * out_row_bytes : NULL,
+                                    .width = conv->out_width};
         parallel_ranges(parallel, now * job.height, sign_words(channels) * width * 8, prepare_rows, &job);
         parallel_run(parallel, now * image_items, smaller(pieces, now * image_items), convolve, &job);
     }
@@ -538,15 +528,16 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, size_t ima
     return status;
 }
 
-bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t batch, int64_t height, float *y,
-                            uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const float *residual, int64_t batch,
+                            int64_t height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                            bnncc_error *error) {
     int64_t out_height = 0, out_width = 0;
     bool overflow = false;
     bnncc_status status = bnncc_conv_output_shape(conv, height, &out_height, &out_width, error);
     if (!status)
         status = check_size("batch", batch, 0, error);
     if (!status && batch > 0)
-        status = epilogue_check_outputs(&conv->epilogue, y, bits, error);
+        status = epilogue_check_tensors(&conv->epilogue, residual, y, bits, error);
     if (status || batch == 0)
         return status;
     if (!x)
@@ -563,8 +554,9 @@ bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, int64_t ba
         conv->can_serve[SERVER_CHANNELS] ? channels_differing(&conv->params, x, images, in_rows) : 0;
     const size_t server = choose_server(conv, conv->can_serve, differing, images, out_rows);
     if (server < LANE_WIDTHS)
-        return planes_conv_run(conv->lanes[server].planes, x, images, in_rows, out_rows, y, bits, parallel, error);
+        return planes_conv_run(conv->lanes[server].planes, x, residual, images, in_rows, out_rows, y, bits, parallel,
+                               error);
     if (server == SERVER_CHANNELS)
-        return channels_conv_run(conv->channels, x, images, in_rows, out_rows, y, bits, parallel, error);
-    return run_dot(conv, x, images, in_rows, out_rows, y, bits, parallel, error);
+        return channels_conv_run(conv->channels, x, residual, images, in_rows, out_rows, y, bits, parallel, error);
+    return run_dot(conv, x, residual, images, in_rows, out_rows, y, bits, parallel, error);
 }

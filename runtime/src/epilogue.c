@@ -5,6 +5,7 @@
  * two into a fused multiply-add, which AVX-512 has, would round once: a more precise and thus a different number. */
 #include "epilogue.h"
 #include "checked.h"
+#include "signs.h"
 
 #include <stdlib.h>
 
@@ -110,7 +111,14 @@ bnncc_status epilogue_create(epilogue *to, const bnncc_epilogue *from, size_t ch
     if (from->threshold && from->threshold_count != channels)
         return fail(error, BNNCC_INVALID_ARGUMENT, "threshold has %zu values, not %zu", from->threshold_count,
                     channels);
+    if (from->steps && !from->scale)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "there are steps, but no float output for them");
+    if (from->steps && from->steps->threshold && from->threshold)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "bits are asked for both of the dot product and of the steps");
     *to = (epilogue){0};
+    const bnncc_status status = steps_create(&to->steps, from->steps, channels, isa, error);
+    if (status)
+        return status;
     choose_functions(to, isa);
     if (from->scale) {
         to->scale = expand(from->scale, from->scale_count, channels);
@@ -133,16 +141,43 @@ void epilogue_destroy(epilogue *epilogue) {
     free(epilogue->scale);
     free(epilogue->shift);
     free(epilogue->threshold);
+    steps_destroy(&epilogue->steps);
     epilogue->scale = epilogue->shift = NULL;
     epilogue->threshold = NULL;
 }
 
-bnncc_status epilogue_check_outputs(const epilogue *epilogue, const float *y, const uint8_t *bits, bnncc_error *error) {
+bnncc_status epilogue_check_tensors(const epilogue *epilogue, const float *residual, const float *y,
+                                    const uint8_t *bits, bnncc_error *error) {
+    const bool gives_bits = epilogue->threshold || epilogue->steps.threshold;
+    if (!residual != !epilogue->steps.has_residual)
+        return fail(error, BNNCC_INVALID_ARGUMENT,
+                    residual ? "residual is given, but no step adds it" : "residual is NULL");
     if (!y != !epilogue->scale)
         return fail(error, BNNCC_INVALID_ARGUMENT,
                     y ? "y is given, but the epilogue has no float output" : "y is NULL");
-    if (!bits != !epilogue->threshold)
+    if (!bits != !gives_bits)
         return fail(error, BNNCC_INVALID_ARGUMENT,
                     bits ? "bits is given, but the epilogue has no bit output" : "bits is NULL");
     return BNNCC_OK;
+}
+
+void epilogue_store_tile(const epilogue *epilogue, size_t channel, const int32_t *dots, const epilogue_tensors *to,
+                         size_t row, size_t rows, size_t column, size_t columns) {
+    /* Pixels of several rows are neighbours in the float tensors. */
+    const size_t at = row * to->width + column, pixels = rows * columns, row_bytes = sign_bytes(to->width);
+    uint64_t signs = 0;
+    if (epilogue->steps.count) {
+        float values[64];
+        epilogue_floats(epilogue, channel, dots, pixels, values);
+        signs = epilogue_finish(epilogue, channel, values, to->residual ? to->residual + at : NULL, pixels, to->y + at);
+    } else if (to->y) {
+        epilogue_floats(epilogue, channel, dots, pixels, to->y + at);
+    }
+    if (!to->bits)
+        return;
+    if (epilogue->threshold)
+        signs = epilogue_signs(epilogue, channel, dots, pixels);
+    uint8_t *bits = to->bits + row * row_bytes + column / 8;
+    for (size_t i = 0; i < rows; i++, bits += row_bytes)
+        store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
 }

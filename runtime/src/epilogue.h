@@ -3,13 +3,15 @@
 #define BNNCC_EPILOGUE_H
 
 #include "bnncc.h"
+#include "epilogue_steps.h"
 
 typedef void epilogue_floats_function(const int32_t *dots, size_t count, float scale, float shift, float *y);
 typedef uint64_t epilogue_signs_function(const int32_t *dots, size_t count, int32_t threshold);
 
 typedef struct epilogue {
     float *scale, *shift; /* one value per channel each; both NULL for no float output */
-    int32_t *threshold;   /* one value per channel; NULL for no bit output */
+    int32_t *threshold;   /* one value per channel; NULL for no bits of dot */
+    steps steps;          /* of the float output */
     epilogue_floats_function *floats;
     epilogue_signs_function *signs;
 } epilogue;
@@ -19,8 +21,13 @@ bnncc_status epilogue_create(epilogue *to, const bnncc_epilogue *from, size_t ch
                              bnncc_error *error);
 void epilogue_destroy(epilogue *epilogue);
 
-/* Both outputs are given exactly where the epilogue has them. */
-bnncc_status epilogue_check_outputs(const epilogue *epilogue, const float *y, const uint8_t *bits, bnncc_error *error);
+/* The residual and both outputs are given exactly where the epilogue has them. */
+bnncc_status epilogue_check_tensors(const epilogue *epilogue, const float *residual, const float *y,
+                                    const uint8_t *bits, bnncc_error *error);
+
+/* A kernel makes floats of dot products by `epilogue_floats`, or in a way of its own that rounds the same, and hands
+ * them to `epilogue_steps` where there are steps; it makes bits by `epilogue_signs` where there is a threshold, else
+ * they come from the steps. */
 
 /* y[i] = dots[i] * scale + shift of the channel, for `count` positions. */
 static inline void epilogue_floats(const epilogue *epilogue, size_t channel, const int32_t *dots, size_t count,
@@ -32,5 +39,24 @@ static inline void epilogue_floats(const epilogue *epilogue, size_t channel, con
 static inline uint64_t epilogue_signs(const epilogue *epilogue, size_t channel, const int32_t *dots, size_t count) {
     return epilogue->signs(dots, count, epilogue->threshold[channel]);
 }
+
+/* See steps_function. */
+static inline uint64_t epilogue_finish(const epilogue *epilogue, size_t channel, float *values, const float *residual,
+                                       size_t count, float *y) {
+    return epilogue->steps.apply(&epilogue->steps, channel, values, residual, count, y);
+}
+
+/* Tensors with rows of `width` pixels, [image][channel][row] of them; NULL where there are none. */
+typedef struct epilogue_tensors {
+    const float *residual;
+    float *y;
+    uint8_t *bits;
+    size_t width;
+} epilogue_tensors;
+
+/* All outputs of a tile of one channel from its `rows` x `columns` <= 64 dot products: from `column` on, of row `row`
+ * and those after it. Tiles of several rows are as wide as the tensors; the others begin at a byte of bits. */
+void epilogue_store_tile(const epilogue *epilogue, size_t channel, const int32_t *dots, const epilogue_tensors *to,
+                         size_t row, size_t rows, size_t column, size_t columns);
 
 #endif /* BNNCC_EPILOGUE_H */

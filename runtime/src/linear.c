@@ -50,6 +50,8 @@ bnncc_status bnncc_linear_create(const bnncc_linear_params *params, const uint8_
         return BNNCC_INVALID_ARGUMENT;
     if (params->rows > DOT_LIMIT / params->width)
         return fail(error, BNNCC_INVALID_ARGUMENT, "a filter has more than 2^24 weights");
+    if (epilogue && epilogue->steps)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "a linear layer's epilogue has no steps");
     const size_t length = (size_t)(params->rows * params->width);
     const size_t expected = times((size_t)params->out_features, sign_bytes(length), &overflow);
     if (overflow || weight_size != expected)
@@ -163,7 +165,7 @@ bnncc_status bnncc_linear_run(const bnncc_linear *linear, const uint8_t *x, int6
         return fail(error, BNNCC_INVALID_ARGUMENT, "linear is NULL");
     bnncc_status status = check_size("batch", batch, 0, error);
     if (!status && batch > 0)
-        status = epilogue_check_outputs(&linear->epilogue, y, bits, error);
+        status = epilogue_check_tensors(&linear->epilogue, NULL, y, bits, error);
     if (status || batch == 0)
         return status;
     if (!x)

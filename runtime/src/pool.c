@@ -154,9 +154,8 @@ bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t
     if (!params->direction || (params->direction_count != 1 && params->direction_count != (size_t)params->channels))
         return fail(error, BNNCC_INVALID_ARGUMENT, "direction has %zu values, not 1 or %zu",
                     params->direction ? params->direction_count : 0, (size_t)params->channels);
-    for (size_t i = 0; i < params->direction_count; i++)
-        if (params->direction[i] != 1 && params->direction[i] != -1)
-            return fail(error, BNNCC_INVALID_ARGUMENT, "direction %zu is %d, not 1 or -1", i, params->direction[i]);
+    if (check_directions(params->direction, params->direction_count, error))
+        return BNNCC_INVALID_ARGUMENT;
     if (batch == 0)
         return BNNCC_OK;
     if (!x || !bits)

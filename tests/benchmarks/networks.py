@@ -1,9 +1,10 @@
-"""Compile, verify and time a network of the shape of Bi-Real-Net-18 with random weights, 3x224x224 to 1,000 classes.
+"""Compile, verify and time networks of well-known shapes with random weights.
 
-    python tests/benchmarks/networks.py [--threads N] [--json F]
+    python tests/benchmarks/networks.py [bireal18] [vgg-small] [--threads N] [--json F]
 
-Prints what `bnncc compile` takes, as a command of its own (seconds of wall time and peak memory, verification on 32
-random samples included), what verification found, and medians against onnxruntime's float32.
+bireal18: Bi-Real-Net-18, 3x224x224 to 1,000 classes. vgg-small: VGG-small at its full width, 3x32x32 to 10 classes.
+Prints for each what `bnncc compile` takes, as a command of its own (seconds of wall time and peak memory, verification
+on 32 random samples included), what verification found, and medians against onnxruntime's float32.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnncc
 
-STAGES = (64, 128, 256, 512)  # channels; each stage has four binary convolutions, the later ones halve the image
+# Bi-Real-Net-18: channels; each stage has four binary convolutions, the later ones halve the image.
+STAGES = (64, 128, 256, 512)
 CONVOLUTIONS = 4
+# VGG-small: channels of its convolutions, the first of them float; after every second one the image halves.
+VGG_CHANNELS = (128, 128, 256, 256, 512, 512)
 
 
 class Network:
@@ -59,15 +63,33 @@ class Network:
         )
         return self.node("BatchNormalization", x, *map(self.constant, values))
 
-    def binary_conv(self, x: str, inputs: int, outputs: int, stride: int) -> str:
-        """Signs, 3x3 convolution with +-1 weights, batch-norm."""
+    def hardtanh(self, x: str) -> str:
+        return self.node("Clip", x, self.constant(np.array(-1)), self.constant(np.array(1)))
+
+    def signs(self, x: str) -> str:
         at_least_0 = self.node("GreaterOrEqual", x, self.constant(np.array(0)))
-        signs = self.node("Where", at_least_0, self.constant(np.array(1)), self.constant(np.array(-1)))
+        return self.node("Where", at_least_0, self.constant(np.array(1)), self.constant(np.array(-1)))
+
+    def binary_conv(self, x: str, inputs: int, outputs: int, **attributes: object) -> str:
+        """Signs, 3x3 convolution with +-1 weights."""
         weight = self.constant(self.rng.choice([-1, 1], (outputs, inputs, 3, 3)))
-        return self.norm(self.node("Conv", signs, weight, strides=[stride] * 2, pads=[1] * 4), outputs, 9 * inputs)
+        return self.node("Conv", self.signs(x), weight, pads=[1] * 4, **attributes)
+
+    def model(self, x: str, features: int, classes: int, image: list[int]) -> onnx.ModelProto:
+        """The network, with a float classifier of `x` [N, features]."""
+        weight = self.constant(self.rng.standard_normal((classes, features)) / np.sqrt(features))
+        self.nodes.append(helper.make_node("Gemm", [x, weight], ["logits"], "classifier", transB=1))
+        graph = helper.make_graph(
+            self.nodes,
+            "network",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", *image])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
+            self.initializers,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def network_model(seed: int = 0) -> onnx.ModelProto:
+def bireal18(seed: int = 0) -> onnx.ModelProto:
     """Return the network: float stem, 16 binary convolutions with a shortcut around each, float classifier."""
     net = Network(seed)
     x = net.float_conv("image", 3, STAGES[0], 7, strides=[2, 2], pads=[3] * 4)
@@ -79,52 +101,58 @@ def network_model(seed: int = 0) -> onnx.ModelProto:
             if outputs != channels:
                 stride, pooled = 2, net.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
                 shortcut = net.float_conv(pooled, channels, outputs, 1)
-            x = net.node("Add", net.binary_conv(x, channels, outputs, stride), shortcut)
+            y = net.binary_conv(x, channels, outputs, strides=[stride] * 2)
+            x = net.node("Add", net.norm(y, outputs, 9 * channels), shortcut)
             channels = outputs
-    flat = net.node("Flatten", net.node("GlobalAveragePool", x))
-    weight = net.constant(net.rng.standard_normal((1000, channels)) / np.sqrt(channels))
-    net.nodes.append(helper.make_node("Gemm", [flat, weight], ["logits"], "classifier", transB=1))
-    graph = helper.make_graph(
-        net.nodes,
-        "bireal18",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 224, 224])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 1000])],
-        net.initializers,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return net.model(net.node("Flatten", net.node("GlobalAveragePool", x)), channels, 1000, [3, 224, 224])
 
 
-def main() -> None:
-    """Print what compiling takes, what it made, and how fast that is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+def vgg_small(seed: int = 0) -> onnx.ModelProto:
+    """Return the network: float first convolution, five binary ones, float classifier; hardtanh between the layers."""
+    net = Network(seed)
+    channels = VGG_CHANNELS[0]
+    x = net.hardtanh(net.float_conv("image", 3, channels, 3, pads=[1] * 4))
+    for number, outputs in enumerate(VGG_CHANNELS[1:], start=2):
+        x = net.binary_conv(x, channels, outputs)
+        if number % 2 == 0:
+            x = net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        x = net.hardtanh(net.norm(x, outputs, 9 * channels))
+        channels = outputs
+    return net.model(net.node("Flatten", x), channels * 16, 10, [3, 32, 32])
+
+
+NETWORKS = {"bireal18": bireal18, "vgg-small": vgg_small}
+
+
+def measure(name: str, threads: int) -> dict[str, object]:
+    """Compile a network and time it; prints and returns what that takes and what it made."""
     with tempfile.TemporaryDirectory() as folder:
-        source, target, report = (Path(folder) / name for name in ("float.onnx", "binary.onnx", "report.json"))
-        onnx.save(network_model(), source)
+        source, target, report = (Path(folder) / file for file in ("float.onnx", "binary.onnx", "report.json"))
+        onnx.save(NETWORKS[name](), source)
         command = [sys.executable, "-m", "bnncc", "compile", source, "-o", target, "--report", report]
         started = time.perf_counter()
         subprocess.run([*command, "--require-binary", "all"], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # it is in KiB on Linux
         made = json.loads(report.read_text(encoding="utf-8"))
-        timed = bnncc.bench(target, against=source, threads=arguments.threads)
+        timed = bnncc.bench(target, against=source, threads=threads)
     verify, size = made["verify"], made["size"]
     row = {
+        "network": name,
         "compile_seconds": seconds,
         "compile_peak_mib": peak,
         "binary_layers": [layer["status"] for layer in made["layers"]].count("binary"),
         "bytes_before": size["before"],
         "bytes_after": size["after"],
         **{key: verify[key] for key in ("samples", "flipped_bits", "near_ties", "argmax_agreement")},
-        "threads": arguments.threads,
+        "threads": threads,
         "median_ms": timed.median_ms,
         "onnxruntime_fp32_median_ms": timed.against_median_ms,
         "ratio": timed.ratio,
         "device": f"{timed.device} ({timed.isa})",
     }
     print(
+        f"{name}\n"
         f"compile: {seconds:.1f} s, peak {peak:.0f} MiB; {row['binary_layers']} binary layers, "
         f"{size['before'] / 1e6:.1f} MB to {size['after'] / 1e6:.1f} MB\n"
         f"verify:  {verify['samples']} samples, {verify['flipped_bits']} bits flipped, "
@@ -132,8 +160,21 @@ def main() -> None:
         f"bench:   {timed.median_ms:.3f} ms, onnxruntime fp32 {timed.against_median_ms:.3f} ms: {timed.ratio:.1f}x   "
         f"{row['device']}"
     )
+    return row
+
+
+def main() -> None:
+    """Print what compiling each network takes, what it made, and how fast that is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all", default=list(NETWORKS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.networks) - NETWORKS.keys():
+        parser.error(f"no network {', '.join(sorted(unknown))}; there are {', '.join(NETWORKS)}")
+    rows = [measure(name, arguments.threads) for name in arguments.networks]
     if arguments.json:
-        arguments.json.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 from bnncc import runtime
 
 WILD = [0, 1, -1, 2, 3, 7, 2**15, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, -(2**31), -(2**63), 2**63 - 1]
+OPS = ["BinaryConv", "BinaryConvDual", "BinaryConvSteps", "BinaryLinear", "MaxPoolSigns", "Binarize"]
 REFUSALS = tuple(
     getattr(states, name)
     for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
@@ -80,7 +81,7 @@ def mutate_wiring(rng: np.random.Generator, node: onnx.NodeProto) -> None:
     elif action == 2:
         node.input.append(node.input[-1])
     else:
-        node.op_type = str(rng.choice(["BinaryConv", "BinaryConvDual", "BinaryLinear", "MaxPoolSigns", "Binarize"]))
+        node.op_type = str(rng.choice(OPS))
 
 
 def mutated(rng: np.random.Generator, original: onnx.ModelProto) -> bytes:

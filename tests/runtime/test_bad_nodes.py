@@ -20,6 +20,7 @@ CONV = {
     "group": 1,
     "pad_value": 0,
 }
+STEPS = {"steps": [2, 3, 0]}  # the residual, PReLU, a shift
 TREE = tree_text([([4, 4, -1, 5, 5, -1], [1, 0, 1, 0])])
 LINEAR = {"weight_shape": [5, 20], "width": 20}
 POOL = {
@@ -45,7 +46,11 @@ def constants(op: str) -> dict[str, np.ndarray]:
         return {"direction": np.ones(6, np.int8)} if op == "MaxPoolSigns" else {}
     if not op.endswith("Threshold"):
         made |= {"scale": np.ones(filters, np.float32), "shift": np.zeros(filters, np.float32)}
-    if op.endswith(("Threshold", "Dual")):
+    if "Steps" in op:
+        made["operands"] = np.ones((3, filters), np.float32)
+        if op.endswith("Dual"):
+            made |= {"threshold": np.zeros(1, np.float32), "direction": np.ones(filters, np.int8)}
+    elif op.endswith(("Threshold", "Dual")):
         made["threshold"] = np.zeros(filters, np.int32)
     return made
 
@@ -54,6 +59,8 @@ SOUND = {
     "BinaryConv": (["N", 16, "H", 2], CONV),
     "BinaryConvThreshold": (["N", 16, "H", 2], CONV),
     "BinaryConvDual": (["N", 16, "H", 2], CONV),
+    "BinaryConvSteps": (["N", 16, "H", 2], CONV | STEPS),
+    "BinaryConvStepsDual": (["N", 16, "H", 2], CONV | STEPS | {"nan_bit": 0}),
     "BinaryLinear": (["N", 3], LINEAR),
     "BinaryLinearThreshold": (["N", 3], LINEAR),
     "BinaryLinearDual": (["N", 3], LINEAR),
@@ -61,6 +68,9 @@ SOUND = {
     "Binarize": (["N", 3, 4, 5], {"nan_bit": 0}),
     "UnpackSigns": (["N", 3], {"width": 20}),
 }
+
+
+CONVOLUTIONS = [op for op in SOUND if op.startswith("BinaryConv")]
 
 
 def message(op: str, shape=None, attributes=None, values=None, drop=None, **model) -> str:
@@ -80,7 +90,7 @@ def test_the_sound_nodes_are_accepted(op):
     session(op_model(op, shape, constants(op), attributes))
 
 
-@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+@pytest.mark.parametrize("op", CONVOLUTIONS)
 @pytest.mark.parametrize(
     ("attributes", "text"),
     [
@@ -116,7 +126,7 @@ def test_missing_convolution_attribute(name):
     assert name in message("BinaryConv", drop=name)
 
 
-@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+@pytest.mark.parametrize("op", CONVOLUTIONS)
 @pytest.mark.parametrize(
     ("tree", "text"),
     [
@@ -136,17 +146,78 @@ def test_filter_trees(op, tree, text):
     assert text in message(op, attributes={"tree": tree})
 
 
-@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+@pytest.mark.parametrize("op", CONVOLUTIONS)
 def test_filter_trees_change_no_result(op):
     """Kernels, function bodies and onnx's reference take the hint, which the bodies do not declare."""
     shape, attributes = SOUND[op]
     values = constants(op)
     plain, hinted = (op_model(op, shape, values, attributes | extra) for extra in ({}, {"tree": TREE}))
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(hinted))
-    x = random_bits(RNG, 2, 16, 8, 2)
-    expected = session(plain).run(None, {"x": x})
-    for got in (*run_both(hinted, x), ReferenceEvaluator(hinted).run(None, {"x": x})):
+    feeds = {"x": random_bits(RNG, 2, 16, 8, 2)}
+    if "Steps" in op:
+        feeds["residual"] = RNG.standard_normal((2, 4, 8, 10)).astype(np.float32)
+    expected = session(plain).run(None, feeds)
+    for got in (*run_both(hinted, feeds), ReferenceEvaluator(hinted).run(None, feeds)):
         assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("op", ["BinaryConvSteps", "BinaryConvStepsDual"])
+@pytest.mark.parametrize(
+    ("attributes", "values", "text"),
+    [
+        ({"steps": [0] * 17}, {"operands": np.ones((17, 4), np.float32)}, "'steps' has 17 values, not 1 to 16"),
+        ({"steps": [2, 3]}, {}, "operands has shape [3, 4], not [2, ?]"),
+        ({"steps": [2, 3, 6]}, {}, "step 2 is of kind 6"),
+        ({"steps": [2, 3, -1]}, {}, "steps"),
+        ({"steps": [2, 2**32, 0]}, {}, "steps"),
+        ({"steps": [2, 0, 2]}, {}, "2 steps add the residual"),
+        ({"steps": 2}, {}, "steps"),
+        ({}, {"operands": np.ones((3, 3), np.float32)}, "operands of a step has 3 values, not 1 or 4"),
+        ({}, {"operands": np.ones((3, 0), np.float32)}, "operands are empty"),
+        ({}, {"operands": np.ones(3, np.float32)}, "operands"),
+    ],
+)
+def test_steps(op, attributes, values, text):
+    assert text in message(op, attributes=attributes, values=values)
+
+
+def test_missing_attributes_of_steps():
+    assert "'steps' has 0 values, not 1 to 16" in message("BinaryConvSteps", drop="steps")
+    assert "nan_bit" in message("BinaryConvStepsDual", drop="nan_bit")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "values", "text"),
+    [
+        ({"nan_bit": 2}, {}, "nan_bit"),
+        ({}, {"threshold": np.float32([np.nan])}, "threshold 0 is NaN"),
+        ({}, {"threshold": np.zeros(3, np.float32)}, "threshold has 3 values, not 1 or 4"),
+        ({}, {"threshold": np.zeros(0, np.float32)}, "threshold is empty"),
+        ({}, {"direction": np.int8([1, 1, 0, 1])}, "direction 2 is 0, not +1 or -1"),
+        ({}, {"direction": np.ones(2, np.int8)}, "direction has 2 values, not 1 or 4"),
+    ],
+)
+def test_bits_of_steps(attributes, values, text):
+    assert text in message("BinaryConvStepsDual", attributes=attributes, values=values)
+
+
+@pytest.mark.parametrize("name", ["operands", "threshold", "direction"])
+def test_constants_of_steps_must_be_constant(name):
+    assert name in message("BinaryConvStepsDual", not_constant=name)
+
+
+@pytest.mark.parametrize("shape", [["N", 5, "H", 10], ["N", 4, "H", 11], ["N", 4, "H"], [1, 4, 1, 10]])
+def test_a_residual_of_another_shape(shape):
+    """Refused with the session where it is declared, else when it arrives."""
+    x = {"x": random_bits(RNG, 2, 16, 8, 2)}
+    if shape != [1, 4, 1, 10]:  # which only the run can tell from the rest
+        assert "residual has shape" in message("BinaryConvSteps", residual_shape=shape)
+    made = session(
+        op_model("BinaryConvSteps", *SOUND["BinaryConvSteps"][:1], constants("BinaryConvSteps"), CONV | STEPS)
+    )
+    sizes = [{"N": 2, "H": 8}.get(size, size) for size in shape]
+    with pytest.raises(Exception, match="residual"):
+        made.run(None, x | {"residual": np.zeros(sizes, np.float32)})
 
 
 @pytest.mark.parametrize("op", ["BinaryConvThreshold", "BinaryConvDual", "BinaryLinearThreshold", "BinaryLinearDual"])

@@ -57,6 +57,41 @@ def test_conv2d(isa, pad_value):
 
 
 @pytest.mark.parametrize("isa", runtime.isas())
+def test_conv2d_with_steps(isa):
+    rng = np.random.default_rng(4)
+    x, weight = signs(rng, 2, 20, 6, 9), signs(rng, 11, 20, 3, 3)
+    residual = rng.standard_normal((2, 11, 6, 9)).astype(np.float32)
+    slope, shift = rng.standard_normal((2, 11)).astype(np.float32)
+    operands = np.stack([np.zeros(11, np.float32), slope, shift])
+    steps = runtime.Steps(["residual", "prelu", "add"], operands, threshold=0.5, direction=-1)
+    conv = runtime.Conv2d(
+        runtime.pack_signs(weight.reshape(11, -1)), weight_shape=weight.shape, width=9, pads=[1, 1, 1, 1], scale=0.25,
+        steps=steps, isa=isa,
+    )  # fmt: skip
+    y, bits = conv(runtime.pack_signs(x), residual)
+    total = direct_conv(x, weight, 1, 0) * np.float32(0.25) + residual
+    expected = np.where(total > 0, total, total * slope[:, None, None]) + shift[:, None, None]
+    assert np.array_equal(y, expected)
+    assert np.array_equal(runtime.unpack_signs(bits, 9) > 0, expected <= 0.5)
+
+
+def test_errors_of_steps():
+    with pytest.raises(BadInput, match="'square' is no step"):
+        runtime.Steps(["square"], np.zeros((1, 1), np.float32))
+    with pytest.raises(BadInput, match="a row for each of 2 steps"):
+        runtime.Steps(["add", "residual"], np.zeros((1, 1), np.float32))
+    conv = runtime.Conv2d(
+        np.zeros((4, 18), np.uint8), weight_shape=[4, 16, 3, 3], width=10,
+        steps=runtime.Steps(["residual"], np.zeros((1, 1), np.float32)),
+    )  # fmt: skip
+    x = np.zeros((1, 16, 8, 2), np.uint8)
+    with pytest.raises(BadInput, match="residual is NULL"):
+        conv(x)
+    with pytest.raises(BadInput, match="residual has shape"):
+        conv(x, np.zeros((1, 4, 1, 1), np.float32))
+
+
+@pytest.mark.parametrize("isa", runtime.isas())
 def test_conv2d_with_a_tree(isa, monkeypatch):
     """Filter 1 from filter 0, filter 2 from a virtual one, filter 3 by its complement; runs repeated."""
     monkeypatch.setenv("BNNCC_KERNEL", "planes")

@@ -27,8 +27,10 @@ def compiled(tmp_path_factory) -> Path:
     x = n.op("MaxPool", n.batchnorm(x, 10), kernel_shape=[2, 2], strides=[2, 2])
     y = n.batchnorm(n.conv(n.binarize(x), n.signs(10, 10, 3, 3), pads=[1, 1, 1, 1]), 10, 9)
     z = n.batchnorm(n.conv(n.binarize(y), n.signs(10, 5, 3, 3), pads=[1, 1, 1, 1], group=2), 10, 7)
-    x = n.op("Add", y, z)
-    x = n.batchnorm(n.conv(n.binarize(x), n.signs(9, 10, 2, 3), strides=[2, 1]), 9, 8)
+    x = n.op("PRelu", n.op("Add", y, z), n.constant(n.normal(10, 1, 1)))
+    signs = n.binarize(x)
+    sums = n.op("Flatten", n.op("GlobalAveragePool", n.op("Abs", n.conv(signs, n.signs(4, 10, 3, 3)))))
+    x = n.batchnorm(n.conv(signs, n.signs(9, 10, 2, 3), strides=[2, 1]), 9, 8)
     signs = n.op("MaxPool", n.binarize(x), kernel_shape=[2, 2])
     flat = n.op("Flatten", signs)
     x = n.batchnorm(n.op("MatMul", flat, n.constant(n.signs(54, 20))), 20, 7)
@@ -36,10 +38,10 @@ def compiled(tmp_path_factory) -> Path:
     last = n.op(
         "Add", n.op("MatMul", hidden, n.constant(n.signs(20, 4))), n.op("MatMul", hidden, n.constant(n.normal(20, 4)))
     )
-    outcome = run_passes(n.model(last, x), Config())
+    outcome = run_passes(n.model(last, x, sums), Config())
     ops = {node.op_type for node in outcome.model.graph.node if node.domain == "bnncc"}
     assert ops >= {"Binarize", "UnpackSigns", "MaxPoolSigns", "BinaryConv", "BinaryConvThreshold", "BinaryConvDual",
-                   "BinaryLinear", "BinaryLinearDual"}  # fmt: skip
+                   "BinaryConvStepsDual", "BinaryLinear", "BinaryLinearDual"}  # fmt: skip
     path = tmp_path_factory.mktemp("mutations") / "compiled.onnx"
     onnx.save(outcome.model, path)
     return path

@@ -34,6 +34,53 @@ def epilogue(rng: np.random.Generator, op: str, filters: int, spread: float) -> 
     return constants
 
 
+CONVOLUTIONS = [op for op in OUTPUTS if op.startswith("BinaryConv")]
+
+
+def random_steps(rng: np.random.Generator, op: str, filters: int) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """The constants and attributes of steps in any order, at most one of them the residual's."""
+    names = [name for name in functions.STEPS if name != "residual"]
+    kinds = [functions.STEP_NUMBERS[name] for name in rng.choice(names, int(rng.integers(0, 6)))]
+    if not kinds or rng.random() < 0.8:
+        kinds.insert(int(rng.integers(0, len(kinds) + 1)), functions.STEP_NUMBERS["residual"])
+    operands = rng.standard_normal((len(kinds), filters if rng.random() < 0.7 else 1)).astype(np.float32)
+    constants, attributes = {"operands": operands}, {"steps": kinds}
+    if op.endswith("Dual"):
+        constants["threshold"] = rng.standard_normal(filters if rng.random() < 0.7 else 1).astype(np.float32)
+        constants["direction"] = rng.choice(np.array([-1, 1], np.int8), filters if rng.random() < 0.7 else 1)
+        attributes["nan_bit"] = int(rng.integers(0, 2))
+    return constants, attributes
+
+
+def conv_feeds(rng: np.random.Generator, op: str, shape: list[int], attributes: dict) -> dict[str, np.ndarray]:
+    """Packed signs and, for an op with steps, a residual of the output's shape, NaN and infinities in it."""
+    feeds = {"x": random_bits(rng, *shape)}
+    if "Steps" in op:
+        sizes = (shape[2], attributes["width"])
+        kernel, pads = attributes["weight_shape"][2:], attributes["pads"]
+        out = [
+            (size + pads[i] + pads[i + 2] - (kernel[i] - 1) * attributes["dilations"][i] - 1)
+            // attributes["strides"][i] + 1
+            for i, size in enumerate(sizes)
+        ]  # fmt: skip
+        residual = rng.standard_normal((shape[0], attributes["weight_shape"][0], *out)).astype(np.float32)
+        for value in (np.nan, np.inf, -np.inf, 0):
+            residual[rng.random(residual.shape) < 0.03] = value
+        feeds["residual"] = residual
+    return feeds
+
+
+def conv_constants(rng: np.random.Generator, op: str, attributes: dict, length: int) -> dict[str, np.ndarray]:
+    """Weights and epilogue of a convolution; adds the attributes of its steps, where it has any."""
+    filters = attributes["weight_shape"][0]
+    weight = {"weight": random_bits(rng, filters, -(-length // 8))}
+    if "Steps" not in op:
+        return weight | epilogue(rng, op, filters, length**0.5)
+    constants, extra = random_steps(rng, op, filters)
+    attributes |= extra
+    return weight | epilogue(rng, "BinaryConv", filters, length**0.5) | constants
+
+
 def random_conv(rng: np.random.Generator, op: str):
     """A model of one convolution and an input for it."""
     group = int(rng.choice([1, 1, 2, 3]))
@@ -55,11 +102,11 @@ def random_conv(rng: np.random.Generator, op: str):
         "group": group,
         "pad_value": int(rng.integers(-1, 2)),
     }
-    constants = {"weight": random_bits(rng, filters, -(-length // 8)), **epilogue(rng, op, filters, length**0.5)}
+    constants = conv_constants(rng, op, attributes, length)
     batch = int(rng.integers(1, 4))
     shape = [batch, channels, height, -(-width // 8)]
     declared = ["N", channels, "H" if rng.random() < 0.5 else height, shape[3]]
-    return op_model(op, declared, constants, attributes), random_bits(rng, *shape)
+    return op_model(op, declared, constants, attributes), conv_feeds(rng, op, shape, attributes)
 
 
 def random_linear(rng: np.random.Generator, op: str):
@@ -69,7 +116,7 @@ def random_linear(rng: np.random.Generator, op: str):
     batch = int(rng.integers(1, 5))
     shape = [batch, rows, -(-width // 8)] if rng.random() < 0.7 else [batch, rows, 1, -(-width // 8)]
     model = op_model(op, ["N", *shape[1:]], constants, {"weight_shape": [filters, length], "width": width})
-    return model, random_bits(rng, *shape)
+    return model, {"x": random_bits(rng, *shape)}
 
 
 def random_pool(rng: np.random.Generator, op: str):
@@ -91,7 +138,8 @@ def random_pool(rng: np.random.Generator, op: str):
     }
     direction = rng.choice(np.array([-1, 1], np.int8), channels if rng.random() < 0.7 else 1)
     shape = [int(rng.integers(1, 4)), channels, height, -(-width // 8)]
-    return op_model(op, ["N", channels, "H", shape[3]], {"direction": direction}, attributes), random_bits(rng, *shape)
+    model = op_model(op, ["N", channels, "H", shape[3]], {"direction": direction}, attributes)
+    return model, {"x": random_bits(rng, *shape)}
 
 
 def random_binarize(rng: np.random.Generator, op: str):
@@ -105,17 +153,17 @@ def random_binarize(rng: np.random.Generator, op: str):
     x[rng.random(shape) < 0.05] = np.nan
     x[rng.random(shape) < 0.02] = np.inf
     x[rng.random(shape) < 0.02] = -np.inf
-    return op_model(op, ["N", *shape[1:]], constants, {"nan_bit": int(rng.integers(0, 2))}), x
+    return op_model(op, ["N", *shape[1:]], constants, {"nan_bit": int(rng.integers(0, 2))}), {"x": x}
 
 
 def random_unpack(rng: np.random.Generator, op: str):
     width = int(rng.integers(1, 100))
     shape = [*rng.integers(1, 7, int(rng.integers(1, 4))).tolist(), -(-width // 8)]
-    return op_model(op, ["N", *shape[1:]], {}, {"width": width}), random_bits(rng, *shape)
+    return op_model(op, ["N", *shape[1:]], {}, {"width": width}), {"x": random_bits(rng, *shape)}
 
 
 CASES = {
-    **dict.fromkeys(("BinaryConv", "BinaryConvThreshold", "BinaryConvDual"), random_conv),
+    **dict.fromkeys(CONVOLUTIONS, random_conv),
     **dict.fromkeys(("BinaryLinear", "BinaryLinearThreshold", "BinaryLinearDual"), random_linear),
     "MaxPoolSigns": random_pool,
     "Binarize": random_binarize,
@@ -123,15 +171,20 @@ CASES = {
 }
 
 
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal values, NaN where NaN is."""
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
 @pytest.mark.parametrize("op", sorted(OUTPUTS))
 def test_kernel_equals_body(op, isa):
     """Random shapes and attributes; bits and floats are the same, to the bit: the body rounds as the kernel does."""
     rng = np.random.default_rng(sum(op.encode()))
     for _ in range(25):
-        model, x = CASES[op](rng, op)
-        for kernel, body in zip(*run_both(model, x), strict=True):
+        model, feeds = CASES[op](rng, op)
+        for kernel, body in zip(*run_both(model, feeds), strict=True):
             assert kernel.dtype == body.dtype
-            assert np.array_equal(kernel, body), model.graph.node[0]
+            assert same(kernel, body), model.graph.node[0]
 
 
 def test_pooling_does_not_visit_the_padding():
@@ -178,43 +231,44 @@ def random_tree_conv(rng: np.random.Generator, op: str):
         "pad_value": int(rng.integers(-1, 2)),
         "tree": random_tree(rng, filters, group),
     }
-    length = channels // group * kernel[0] * kernel[1]
-    constants = {"weight": random_bits(rng, filters, -(-length // 8)), **epilogue(rng, op, filters, length**0.5)}
+    constants = conv_constants(rng, op, attributes, channels // group * kernel[0] * kernel[1])
     shape = [int(rng.choice([1, 1, 2, 9])), channels, height, -(-width // 8)]
-    return op_model(op, ["N", channels, "H", shape[3]], constants, attributes), random_bits(rng, *shape)
+    model = op_model(op, ["N", channels, "H", shape[3]], constants, attributes)
+    return model, conv_feeds(rng, op, shape, attributes)
 
 
 @pytest.mark.parametrize("kernel", ["planes", "channels", "auto"])
-@pytest.mark.parametrize("op", ["BinaryConv", "BinaryConvThreshold", "BinaryConvDual"])
+@pytest.mark.parametrize("op", CONVOLUTIONS)
 def test_convolution_with_trees_equals_body(op, kernel, isa, monkeypatch):
     """Whichever kernel serves a layer that has trees, with one thread or three, bits and floats are the body's."""
     monkeypatch.setenv("BNNCC_KERNEL", kernel)
     rng = np.random.default_rng(sum(op.encode()))
     for _ in range(15):
-        model, x = random_tree_conv(rng, op)
-        one, body = run_both(model, x)
-        many = session(model, threads=3).run(None, {"x": x})
+        model, feeds = random_tree_conv(rng, op)
+        one, body = run_both(model, feeds)
+        many = session(model, threads=3).run(None, feeds)
         for a, b, expected in zip(one, many, body, strict=True):
-            assert np.array_equal(a, expected), model.graph.node[0]
-            assert np.array_equal(b, expected), model.graph.node[0]
+            assert same(a, expected), model.graph.node[0]
+            assert same(b, expected), model.graph.node[0]
 
 
 @pytest.mark.parametrize("op", sorted(OUTPUTS))
 def test_threads_do_not_change_a_bit(op):
     rng = np.random.default_rng(5)
     for _ in range(10):
-        model, x = CASES[op](rng, op)
-        x = np.concatenate([x] * 8)
-        one, many = (session(model, threads=threads).run(None, {"x": x}) for threads in (1, 3))
-        assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
+        model, feeds = CASES[op](rng, op)
+        feeds = {name: np.concatenate([x] * 8) for name, x in feeds.items()}
+        one, many = (session(model, threads=threads).run(None, feeds) for threads in (1, 3))
+        assert all(same(a, b) for a, b in zip(one, many, strict=True))
 
 
 @pytest.mark.parametrize("op", sorted(OUTPUTS))
 def test_empty_batch(op):
     rng = np.random.default_rng(6)
-    model, x = CASES[op](rng, op)
+    model, feeds = CASES[op](rng, op)
     for library in (True, False):
-        full, empty = (session(model, library).run(None, {"x": part}) for part in (x, x[:0]))
+        parts = (feeds, {name: x[:0] for name, x in feeds.items()})
+        full, empty = (session(model, library).run(None, part) for part in parts)
         assert [a.shape for a in empty] == [(0, *a.shape[1:]) for a in full]
 
 
@@ -226,7 +280,7 @@ def test_bodies_do_not_compute_in_int8():
         for node in function.node
         if "direction" in node.input
     ]
-    assert sorted(takers) == [("Binarize", "Cast"), ("MaxPoolSigns", "Cast")]
+    assert sorted(takers) == [("Binarize", "Cast"), ("BinaryConvStepsDual", "Binarize"), ("MaxPoolSigns", "Cast")]
 
 
 @pytest.mark.parametrize("op", sorted(OUTPUTS))
@@ -234,12 +288,12 @@ def test_shapes_are_inferred(op):
     """What onnxruntime infers before a run is what a run gives; the batch stays symbolic."""
     rng = np.random.default_rng(7)
     for _ in range(10):
-        model, x = CASES[op](rng, op)
+        model, feeds = CASES[op](rng, op)
         attributes = {attribute.name: attribute.i for attribute in model.graph.node[0].attribute}
         if attributes.get("ceil_mode"):
             continue  # a symbolic height divided and rounded up has no name
         made = session(model)
-        for value, result in zip(made.get_outputs(), made.run(None, {"x": x}), strict=True):
+        for value, result in zip(made.get_outputs(), made.run(None, feeds), strict=True):
             assert len(value.shape) == result.ndim
             known = [(a, b) for a, b in zip(value.shape, result.shape, strict=True) if isinstance(a, int)]
             assert all(a == b for a, b in known)

@@ -17,6 +17,7 @@
 typedef struct channels_job {
     const channels_conv *conv;
     const uint8_t *x, *x_end;
+    const float *residual;
     float *y;
     uint8_t *bits;
     size_t height, out_height;
@@ -280,24 +281,17 @@ static void count_block(const channels_band *band, size_t block) {
 
 /* ---- Results ----------------------------------------------------------------------------------------------------- */
 
-/* The epilogue of 64 channels at most, from `channel` on, for output pixels (row, column) and on of the band, rows x
+/* The outputs of 64 channels at most, from `channel` on, for output pixels (row, column) and on of the band, rows x
  * columns. dots: [channels][DOT_TILE]. */
 static void store_tile(const channels_band *band, size_t row, size_t rows, size_t column, size_t columns,
                        size_t channel, size_t channels, int32_t (*dots)[DOT_TILE]) {
     const channels_job *job = band->job;
     const channels_conv *conv = job->conv;
-    const size_t out_width = conv->plan.out_width, row_bytes = sign_bytes(out_width);
+    const epilogue_tensors to = {job->residual, job->y, job->bits, conv->plan.out_width};
     for (size_t end = channel + channels; channel < end; channel++, dots++) {
         const size_t plane = band->image * (size_t)conv->plan.params.out_channels + channel;
-        const size_t out_row = plane * job->out_height + band->row + row;
-        /* A tile of several rows is as wide as the image, so its pixels are neighbours in the float output. */
-        epilogue_floats(conv->epilogue, channel, *dots, rows * columns, job->y + out_row * out_width + column);
-        if (job->bits) {
-            const uint64_t signs = epilogue_signs(conv->epilogue, channel, *dots, rows * columns);
-            uint8_t *bits = job->bits + out_row * row_bytes + column / 8;
-            for (size_t i = 0; i < rows; i++, bits += row_bytes)
-                store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
-        }
+        epilogue_store_tile(conv->epilogue, channel, *dots, &to, plane * job->out_height + band->row + row, rows,
+                            column, columns);
     }
 }
 
@@ -434,9 +428,9 @@ static void lay_out(channels_job *job, bool *overflow) {
     job->piece_bytes = bytes;
 }
 
-bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, size_t batch, size_t height,
-                               size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
-                               bnncc_error *error) {
+bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, const float *residual, size_t batch,
+                               size_t height, size_t out_height, float *y, uint8_t *bits,
+                               const bnncc_parallel *parallel, bnncc_error *error) {
     const size_t chunk_bytes = (size_t)64 << 10, band_bytes = (size_t)512 << 10, scratch_bytes = (size_t)64 << 20;
     const channels_plan *plan = &conv->plan;
     const size_t groups = (size_t)plan->params.group, row_bytes = sign_bytes((size_t)plan->params.width);
@@ -445,6 +439,7 @@ bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, size
         .conv = conv,
         .x = x,
         .x_end = x + batch * (size_t)plan->params.in_channels * height * row_bytes,
+        .residual = residual,
         .y = y,
         .bits = bits,
         .height = height,

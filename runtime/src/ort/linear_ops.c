@@ -2,7 +2,6 @@
 #include "op.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 typedef struct linear_op {
     bnncc_linear *linear;
@@ -50,12 +49,12 @@ static bnncc_status match_input(const linear_op *op, const op_tensor *input, bnn
 }
 
 static void destroy(void *state) {
-    linear_op *op = state;
+    const linear_op *op = state;
     bnncc_linear_destroy(op->linear);
-    free(op);
 }
 
-static bnncc_status create_from(const op_node *node, linear_op *op, bnncc_error *error) {
+static bnncc_status create(const op_node *node, void *state, bnncc_error *error) {
+    linear_op *op = state;
     bnncc_linear_params params = {0};
     bnncc_epilogue epilogue = {0};
     op_tensor weight = {0}, input = {0};
@@ -67,7 +66,7 @@ static bnncc_status create_from(const op_node *node, linear_op *op, bnncc_error 
     op->out_features = params.out_features;
     op->rows = params.rows;
     op->row_bytes = (int64_t)divide_up((size_t)params.width, 8);
-    status = node_input_shape(node, &known, &input, error);
+    status = node_input_shape(node, 0, &known, &input, error);
     if (status == BNNCC_OK && known)
         status = match_input(op, &input, error);
     const int64_t weight_pattern[] = {params.out_features, weight_bytes};
@@ -81,53 +80,32 @@ static bnncc_status create_from(const op_node *node, linear_op *op, bnncc_error 
     return bnncc_linear_create(&params, weight.data, weight_size, &epilogue, BNNCC_ISA_AUTO, &op->linear, error);
 }
 
-static bnncc_status create(const op_node *node, void **state, bnncc_error *error) {
-    linear_op *op = calloc(1, sizeof *op);
-    if (!op)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "out of memory");
-    const bnncc_status status = create_from(node, op, error);
-    if (status == BNNCC_OK)
-        *state = op;
-    else
-        free(op);
-    return status;
-}
-
 static bnncc_status run(const void *state, op_call *call, bnncc_error *error) {
     const linear_op *op = state;
-    const op_spec *spec = call_spec(call);
     op_tensor input = {0};
-    bnncc_status status = call_input(call, &input, error);
+    bnncc_status status = call_input(call, 0, &input, error);
     if (status == BNNCC_OK)
         status = match_input(op, &input, error);
     if (status != BNNCC_OK)
         return status;
-    void *y = NULL, *bits = NULL;
-    const int64_t y_dims[] = {input.dims[0], op->out_features};
-    if (spec->gives_float)
-        status = call_output(call, 0, y_dims, 2, &y, error);
-    const int64_t bits_dims[] = {input.dims[0], (int64_t)divide_up((size_t)op->out_features, 8)};
-    if (status == BNNCC_OK && spec->gives_bits)
-        status = call_output(call, spec->gives_float ? 1 : 0, bits_dims, 2, &bits, error);
-    if (status != BNNCC_OK || is_empty(y_dims, 2))
+    float *y = NULL;
+    uint8_t *bits = NULL;
+    const int64_t dims[] = {input.dims[0], op->out_features};
+    status = call_layer_outputs(call, dims, 2, &y, &bits, error);
+    if (status != BNNCC_OK || is_empty(dims, 2))
         return status;
     const bnncc_parallel parallel = call_parallel(call);
     return bnncc_linear_run(op->linear, input.data, input.dims[0], y, bits, &parallel, error);
 }
 
 static void infer(op_shapes *shapes) {
-    const op_spec *spec = shapes_spec(shapes);
     op_dim dims[RANK_LIMIT];
     size_t rank = 0;
     int64_t weight_shape[2];
     if (!shapes_input(shapes, dims, &rank) || !shapes_ints(shapes, "weight_shape", weight_shape, 2))
         return;
     dims[1] = known_dim(weight_shape[0]);
-    if (spec->gives_float)
-        shapes_output(shapes, 0, dims, 2);
-    dims[1] = packed_dim(&dims[1]);
-    if (spec->gives_bits)
-        shapes_output(shapes, spec->gives_float ? 1 : 0, dims, 2);
+    shapes_layer_outputs(shapes, dims, 2);
 }
 
 const op_spec linear_ops[LINEAR_OP_COUNT] = {
@@ -137,6 +115,7 @@ const op_spec linear_ops[LINEAR_OP_COUNT] = {
      .inputs = {ORT_ELEMENT_UINT8, ORT_ELEMENT_UINT8, ORT_ELEMENT_FLOAT, ORT_ELEMENT_FLOAT},
      .output_count = 1,
      .outputs = {ORT_ELEMENT_FLOAT},
+     .state_size = sizeof(linear_op),
      .create = create,
      .run = run,
      .destroy = destroy,
@@ -147,6 +126,7 @@ const op_spec linear_ops[LINEAR_OP_COUNT] = {
      .inputs = {ORT_ELEMENT_UINT8, ORT_ELEMENT_UINT8, ORT_ELEMENT_INT32},
      .output_count = 1,
      .outputs = {ORT_ELEMENT_UINT8},
+     .state_size = sizeof(linear_op),
      .create = create,
      .run = run,
      .destroy = destroy,
@@ -158,6 +138,7 @@ const op_spec linear_ops[LINEAR_OP_COUNT] = {
      .inputs = {ORT_ELEMENT_UINT8, ORT_ELEMENT_UINT8, ORT_ELEMENT_FLOAT, ORT_ELEMENT_FLOAT, ORT_ELEMENT_INT32},
      .output_count = 2,
      .outputs = {ORT_ELEMENT_FLOAT, ORT_ELEMENT_UINT8},
+     .state_size = sizeof(linear_op),
      .create = create,
      .run = run,
      .destroy = destroy,

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LABEL_LIMIT = 160 };
+enum { LABEL_LIMIT = 160, WHAT_LIMIT = 24 };
 
 struct op_node {
     const ort_api *api;
@@ -32,8 +32,8 @@ struct op_shapes {
 typedef struct op_kernel {
     const ort_api *api;
     const op_spec *spec;
-    void *state;
     char label[LABEL_LIMIT]; /* "node 'conv3' (BinaryConv)" */
+    void *state;             /* in one piece of memory with this */
 } op_kernel;
 
 /* ---- Errors --------------------------------------------------------------------------------------------------------
@@ -81,6 +81,13 @@ static void write_label(const op_node *node, char label[LABEL_LIMIT]) {
 
 /* ---- Tensors
  * --------------------------------------------------------------------------------------------------------- */
+
+/* "input 5" */
+static void write_input(size_t index, char what[WHAT_LIMIT]) { snprintf(what, WHAT_LIMIT, "input %zu", index); }
+
+static size_t element_size(ort_element element) {
+    return element == ORT_ELEMENT_FLOAT || element == ORT_ELEMENT_INT32 ? 4 : 1;
+}
 
 static bnncc_status read_shape(const ort_api *api, const struct OrtTensorTypeAndShapeInfo *info, const char *what,
                                int *element, op_tensor *tensor, bnncc_error *error) {
@@ -168,21 +175,36 @@ bnncc_status node_int(const op_node *node, const char *name, int64_t low, int64_
     return status == BNNCC_OK ? in_range(name, *value, low, high, error) : status;
 }
 
-bnncc_status node_ints(const op_node *node, const char *name, int64_t low, int64_t *values, size_t count,
-                       bnncc_error *error) {
+/* `least` to `most` of them. */
+static bnncc_status read_ints(const op_node *node, const char *name, int64_t low, int64_t *values, size_t least,
+                              size_t most, size_t *count, bnncc_error *error) {
     char what[64];
     snprintf(what, sizeof what, "attribute '%s'", name);
-    size_t found = 0;
+    *count = 0;
     bnncc_status status =
-        check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, NULL, &found), what, error);
-    if (status == BNNCC_OK && found != count)
-        status = fail(error, BNNCC_INVALID_ARGUMENT, "attribute '%s' has %zu values, not %zu", name, found, count);
+        check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, NULL, count), what, error);
+    if (status == BNNCC_OK && least == most && *count != most)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "attribute '%s' has %zu values, not %zu", name, *count, most);
+    if (status == BNNCC_OK && (*count < least || *count > most))
+        return fail(error, BNNCC_INVALID_ARGUMENT, "attribute '%s' has %zu values, not %zu to %zu", name, *count, least,
+                    most);
     if (status == BNNCC_OK)
-        status = check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, values, &found),
+        status = check(node->api, node->api->kernel_info_get_attribute_array_int64(node->info, name, values, count),
                        what, error);
-    for (size_t i = 0; status == BNNCC_OK && i < count; i++)
+    for (size_t i = 0; status == BNNCC_OK && i < *count; i++)
         status = in_range(name, values[i], low, SIZE_LIMIT, error);
     return status;
+}
+
+bnncc_status node_ints(const op_node *node, const char *name, int64_t low, int64_t *values, size_t count,
+                       bnncc_error *error) {
+    size_t found = 0;
+    return read_ints(node, name, low, values, count, count, &found, error);
+}
+
+bnncc_status node_int_list(const op_node *node, const char *name, int64_t low, int64_t *values, size_t most,
+                           size_t *count, bnncc_error *error) {
+    return read_ints(node, name, low, values, 1, most, count, error);
 }
 
 bnncc_status node_optional_text(const op_node *node, const char *name, char **text, size_t *length,
@@ -225,19 +247,38 @@ bnncc_status node_constant(const op_node *node, size_t index, const char *what, 
     return match_dims(what, tensor->dims, tensor->rank, pattern, pattern_rank, error);
 }
 
-bnncc_status node_input_shape(const op_node *node, bool *known, op_tensor *shape, bnncc_error *error) {
+bnncc_status node_values(const op_node *node, size_t index, const char *what, void **values, size_t *count,
+                         bnncc_error *error) {
+    const int64_t any_count[] = {ANY};
+    op_tensor tensor = {0};
+    const bnncc_status status = node_constant(node, index, what, any_count, 1, &tensor, error);
+    if (status != BNNCC_OK)
+        return status;
+    const size_t size = element_size(node->spec->inputs[index]);
+    *count = (size_t)tensor.dims[0];
+    *values = allocate(*count, size);
+    if (!*values)
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for %s", what);
+    if (*count)
+        memcpy(*values, tensor.data, *count * size);
+    return BNNCC_OK;
+}
+
+bnncc_status node_input_shape(const op_node *node, size_t index, bool *known, op_tensor *shape, bnncc_error *error) {
     const ort_api *api = node->api;
     struct OrtTypeInfo *type = NULL;
     const struct OrtTensorTypeAndShapeInfo *info = NULL; /* owned by `type` */
     int element = 0;
+    char what[WHAT_LIMIT];
+    write_input(index, what);
     *known = false;
-    if (!succeeded(api, api->kernel_info_get_input_type_info(node->info, 0, &type)))
+    if (!succeeded(api, api->kernel_info_get_input_type_info(node->info, index, &type)))
         return BNNCC_OK;
-    bnncc_status status = check(api, api->cast_type_info_to_tensor_info(type, &info), "input 0", error);
+    bnncc_status status = check(api, api->cast_type_info_to_tensor_info(type, &info), what, error);
     if (status == BNNCC_OK && !info)
-        status = fail(error, BNNCC_INVALID_ARGUMENT, "input 0 is not a tensor");
+        status = fail(error, BNNCC_INVALID_ARGUMENT, "%s is not a tensor", what);
     if (status == BNNCC_OK)
-        status = read_shape(api, info, "input 0", &element, shape, error);
+        status = read_shape(api, info, what, &element, shape, error);
     api->release_type_info(type);
     /* An unknown rank is told as 0; no op takes a scalar, so a real one is refused when it arrives. */
     *known = status == BNNCC_OK && shape->rank > 0;
@@ -262,7 +303,7 @@ bnncc_status node_epilogue(const op_node *node, size_t first, int64_t channels, 
         epilogue->shift = tensor.data;
         epilogue->shift_count = (size_t)tensor.dims[0];
     }
-    if (node->spec->gives_bits) {
+    if (node->spec->gives_bits && !node->spec->has_steps) {
         status = node_constant(node, index, "threshold", per_channel, 1, &tensor, error);
         if (status != BNNCC_OK)
             return status;
@@ -275,23 +316,23 @@ bnncc_status node_epilogue(const op_node *node, size_t first, int64_t channels, 
 /* ---- While it runs
  * ---------------------------------------------------------------------------------------------------- */
 
-const op_spec *call_spec(const op_call *call) { return call->spec; }
-
-bnncc_status call_input(const op_call *call, op_tensor *tensor, bnncc_error *error) {
+bnncc_status call_input(const op_call *call, size_t index, op_tensor *tensor, bnncc_error *error) {
     const struct OrtValue *value = NULL;
+    char what[WHAT_LIMIT];
+    write_input(index, what);
     const bnncc_status status =
-        check(call->api, call->api->kernel_context_get_input(call->context, 0, &value), "input 0", error);
+        check(call->api, call->api->kernel_context_get_input(call->context, index, &value), what, error);
     if (status != BNNCC_OK)
         return status;
     if (!value)
-        return fail(error, BNNCC_INVALID_ARGUMENT, "input 0 is missing");
-    return read_tensor(call->api, value, "input 0", call->spec->inputs[0], tensor, error);
+        return fail(error, BNNCC_INVALID_ARGUMENT, "%s is missing", what);
+    return read_tensor(call->api, value, what, call->spec->inputs[index], tensor, error);
 }
 
 bnncc_status call_output(const op_call *call, size_t index, const int64_t *dims, size_t rank, void **data,
                          bnncc_error *error) {
     bool overflow = false;
-    size_t bytes = call->spec->outputs[index] == ORT_ELEMENT_FLOAT ? sizeof(float) : 1;
+    size_t bytes = element_size(call->spec->outputs[index]);
     for (size_t i = 0; i < rank; i++)
         bytes = times(bytes, (size_t)dims[i], &overflow);
     if (overflow || bytes > PTRDIFF_MAX)
@@ -304,6 +345,22 @@ bnncc_status call_output(const op_call *call, size_t index, const int64_t *dims,
     if (!value)
         return fail(error, BNNCC_INVALID_ARGUMENT, "output %zu is missing", index);
     return check(call->api, call->api->get_tensor_mutable_data(value, data), "output", error);
+}
+
+bnncc_status call_layer_outputs(const op_call *call, const int64_t *dims, size_t rank, float **y, uint8_t **bits,
+                                bnncc_error *error) {
+    void *floats = NULL, *signs = NULL;
+    int64_t packed[RANK_LIMIT];
+    memcpy(packed, dims, rank * sizeof *dims);
+    packed[rank - 1] = (int64_t)divide_up((size_t)dims[rank - 1], 8);
+    bnncc_status status = BNNCC_OK;
+    if (call->spec->gives_float)
+        status = call_output(call, 0, dims, rank, &floats, error);
+    if (status == BNNCC_OK && call->spec->gives_bits)
+        status = call_output(call, call->spec->gives_float ? 1 : 0, packed, rank, &signs, error);
+    *y = floats;
+    *bits = signs;
+    return status;
 }
 
 static void run_tasks(void *context, void (*task)(void *argument, size_t index), void *argument, size_t count) {
@@ -322,8 +379,6 @@ bnncc_parallel call_parallel(op_call *call) { return (bnncc_parallel){.run = run
 
 /* ---- While shapes are inferred -------------------------------------------------------------------------------------
  */
-
-const op_spec *shapes_spec(const op_shapes *shapes) { return shapes->spec; }
 
 static bool read_attribute(const op_shapes *shapes, const char *name, int type, void *values, size_t size) {
     const ort_api *api = shapes->api;
@@ -379,6 +434,14 @@ void shapes_output(const op_shapes *shapes, size_t index, const op_dim *dims, si
         succeeded(api, api->set_symbolic_dimensions(info, symbols, rank)))
         (void)succeeded(api, api->shape_infer_context_set_output_type_shape(shapes->context, index, info));
     api->release_tensor_type_and_shape_info(info);
+}
+
+void shapes_layer_outputs(const op_shapes *shapes, op_dim *dims, size_t rank) {
+    if (shapes->spec->gives_float)
+        shapes_output(shapes, 0, dims, rank);
+    dims[rank - 1] = packed_dim(&dims[rank - 1]);
+    if (shapes->spec->gives_bits)
+        shapes_output(shapes, shapes->spec->gives_float ? 1 : 0, dims, rank);
 }
 
 op_dim known_dim(int64_t value) { return (op_dim){.value = value < 0 ? -1 : value}; }
@@ -450,22 +513,34 @@ static int get_memory_type(const ort_custom_op *op, size_t index) {
     return ORT_MEMORY_DEFAULT;
 }
 
+static void destroy_kernel(void *opaque) {
+    op_kernel *kernel = opaque;
+    if (!kernel)
+        return;
+    if (kernel->spec->destroy)
+        kernel->spec->destroy(kernel->state);
+    free(kernel);
+}
+
 static struct OrtStatus *create_kernel(const ort_custom_op *op, const ort_api *api, const struct OrtKernelInfo *info,
                                        void **kernel) {
     const op_node node = {.api = api, .info = info, .spec = bound_of(op)->spec};
     bnncc_error error = {.message = ""};
     char label[LABEL_LIMIT];
     write_label(&node, label);
-    op_kernel *created = malloc(sizeof *created);
+    /* The struct's size is a multiple of a pointer's, so the state behind it is aligned. */
+    op_kernel *created = calloc(1, sizeof *created + node.spec->state_size);
     if (!created) {
         fail(&error, BNNCC_OUT_OF_MEMORY, "out of memory");
         return node_error(api, BNNCC_OUT_OF_MEMORY, label, &error);
     }
-    *created = (op_kernel){.api = api, .spec = node.spec};
+    created->api = api;
+    created->spec = node.spec;
+    created->state = created + 1;
     memcpy(created->label, label, sizeof label);
-    const bnncc_status status = node.spec->create(&node, &created->state, &error);
+    const bnncc_status status = node.spec->create(&node, created->state, &error);
     if (status != BNNCC_OK) {
-        free(created);
+        destroy_kernel(created);
         return node_error(api, status, label, &error);
     }
     *kernel = created;
@@ -484,19 +559,16 @@ static struct OrtStatus *compute(void *opaque, struct OrtKernelContext *context)
     return node_error(kernel->api, status, kernel->label, &error);
 }
 
-static void destroy_kernel(void *opaque) {
-    op_kernel *kernel = opaque;
-    if (!kernel)
-        return;
-    kernel->spec->destroy(kernel->state);
-    free(kernel);
-}
-
 static struct OrtStatus *infer_shapes(const ort_custom_op *op, struct OrtShapeInferContext *context) {
     const bound_op *bound = bound_of(op);
     op_shapes shapes = {.api = bound->api, .spec = bound->spec, .context = context};
     bound->spec->infer(&shapes);
     return NULL;
+}
+
+static void release_inplace(int *inputs, int *outputs) {
+    free(inputs);
+    free(outputs);
 }
 
 void bind_op(bound_op *bound, const op_spec *spec, const ort_api *api) {
@@ -514,7 +586,9 @@ void bind_op(bound_op *bound, const op_spec *spec, const ort_api *api) {
                   .get_input_memory_type = get_memory_type,
                   .create_kernel_v2 = create_kernel,
                   .kernel_compute_v2 = compute,
-                  .infer_output_shape = infer_shapes},
+                  .infer_output_shape = infer_shapes,
+                  .get_may_inplace = spec->may_inplace,
+                  .release_may_inplace = spec->may_inplace ? release_inplace : NULL},
         .api = api,
         .spec = spec,
     };

@@ -152,8 +152,11 @@ typedef struct ort_custom_op {
                                           const struct OrtKernelInfo *info, void **kernel);
     struct OrtStatus *(*kernel_compute_v2)(void *kernel, struct OrtKernelContext *context);
     struct OrtStatus *(*infer_output_shape)(const struct ort_custom_op *op, struct OrtShapeInferContext *context);
-    ort_unused versions[2];         /* start and end; none stands for every version from 1 on */
-    ort_unused may_share_memory[4]; /* in-place and alias maps; none stands for no sharing */
+    ort_unused versions[2]; /* start and end; none stands for every version from 1 on */
+    /* Which outputs may have the memory of which inputs: two lists, their length, and how to give them back. */
+    size_t (*get_may_inplace)(int **inputs, int **outputs);
+    void (*release_may_inplace)(int *inputs, int *outputs);
+    ort_unused alias_map[2]; /* none stands for no alias */
 } ort_custom_op;
 
 /* The slots, counted from 0. */
@@ -211,7 +214,9 @@ _Static_assert(offsetof(ort_custom_op, create_kernel_v2) == 136, "offset of crea
 _Static_assert(offsetof(ort_custom_op, kernel_compute_v2) == 144, "offset of kernel_compute_v2");
 _Static_assert(offsetof(ort_custom_op, infer_output_shape) == 152, "offset of infer_output_shape");
 _Static_assert(offsetof(ort_custom_op, versions) == 160, "offset of versions");
-_Static_assert(offsetof(ort_custom_op, may_share_memory) == 176, "offset of may_share_memory");
+_Static_assert(offsetof(ort_custom_op, get_may_inplace) == 176, "offset of get_may_inplace");
+_Static_assert(offsetof(ort_custom_op, release_may_inplace) == 184, "offset of release_may_inplace");
+_Static_assert(offsetof(ort_custom_op, alias_map) == 192, "offset of alias_map");
 _Static_assert(sizeof(ort_custom_op) == 208, "size of the table of an op");
 
 #endif /* BNNCC_ORT_ABI_H */

@@ -56,6 +56,8 @@ SAME_OFFSET(get_input_memory_type, GetInputMemoryType);
 SAME_OFFSET(create_kernel_v2, CreateKernelV2);
 SAME_OFFSET(kernel_compute_v2, KernelComputeV2);
 SAME_OFFSET(infer_output_shape, InferOutputShapeFn);
+SAME_OFFSET(get_may_inplace, GetMayInplace);
+SAME_OFFSET(release_may_inplace, ReleaseMayInplace);
 
 _Static_assert(ORT_CODE_FAIL == (int)ORT_FAIL && ORT_CODE_INVALID_ARGUMENT == (int)ORT_INVALID_ARGUMENT, "codes");
 _Static_assert(ORT_ELEMENT_FLOAT == (int)ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, "float");

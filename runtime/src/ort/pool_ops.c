@@ -2,12 +2,11 @@
 #include "op.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct pool_op {
     bnncc_pool_params params; /* but channels and height, which come with each input */
     int64_t row_bytes;
-    int8_t directions[]; /* params.direction */
+    void *directions; /* params.direction */
 } pool_op;
 
 static bnncc_status read_params(const op_node *node, bnncc_pool_params *params, bnncc_error *error) {
@@ -43,48 +42,37 @@ static bnncc_status check_window(const bnncc_pool_params *params, bnncc_error *e
     return bnncc_pool_output_shape(&probe, &out_height, &out_width, error);
 }
 
-static bnncc_status create(const op_node *node, void **state, bnncc_error *error) {
-    const int64_t any_count[] = {ANY};
-    bnncc_pool_params params = {0};
-    op_tensor direction = {0}, input = {0};
+static bnncc_status create(const op_node *node, void *state, bnncc_error *error) {
+    pool_op *op = state;
+    bnncc_pool_params *params = &op->params;
+    op_tensor input = {0};
     bool known = false;
-    bnncc_status status = read_params(node, &params, error);
+    bnncc_status status = read_params(node, params, error);
     if (status == BNNCC_OK)
-        status = node_constant(node, 1, "direction", any_count, 1, &direction, error);
+        status = node_values(node, 1, "direction", &op->directions, &params->direction_count, error);
     if (status == BNNCC_OK)
-        status = node_input_shape(node, &known, &input, error);
+        status = node_input_shape(node, 0, &known, &input, error);
     if (status != BNNCC_OK)
         return status;
-    const size_t count = (size_t)direction.dims[0];
-    const int8_t *directions = direction.data;
-    if (count == 0)
+    if (params->direction_count == 0)
         return fail(error, BNNCC_INVALID_ARGUMENT, "direction is empty");
-    for (size_t i = 0; i < count; i++)
-        if (directions[i] != 1 && directions[i] != -1)
-            return fail(error, BNNCC_INVALID_ARGUMENT, "direction %zu is %d, not +1 or -1", i, directions[i]);
-    bool overflow = false;
-    pool_op *op = malloc(plus(sizeof *op, count, &overflow));
-    if (overflow || !op)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "out of memory");
-    memcpy(op->directions, directions, count);
-    params.direction = op->directions;
-    params.direction_count = count;
-    op->params = params;
-    op->row_bytes = (int64_t)divide_up((size_t)params.width, 8);
-    status = check_window(&op->params, error);
-    if (status == BNNCC_OK && known)
-        status = match_input(op, &input, error);
+    params->direction = op->directions;
+    op->row_bytes = (int64_t)divide_up((size_t)params->width, 8);
+    status = check_directions(params->direction, params->direction_count, error);
     if (status == BNNCC_OK)
-        *state = op;
-    else
-        free(op);
-    return status;
+        status = check_window(params, error);
+    return status == BNNCC_OK && known ? match_input(op, &input, error) : status;
+}
+
+static void destroy(void *state) {
+    const pool_op *op = state;
+    free(op->directions);
 }
 
 static bnncc_status run(const void *state, op_call *call, bnncc_error *error) {
     const pool_op *op = state;
     op_tensor input = {0};
-    bnncc_status status = call_input(call, &input, error);
+    bnncc_status status = call_input(call, 0, &input, error);
     if (status == BNNCC_OK)
         status = match_input(op, &input, error);
     if (status != BNNCC_OK)
@@ -150,8 +138,9 @@ const op_spec pool_ops[POOL_OP_COUNT] = {
      .inputs = {ORT_ELEMENT_UINT8, ORT_ELEMENT_INT8},
      .output_count = 1,
      .outputs = {ORT_ELEMENT_UINT8},
+     .state_size = sizeof(pool_op),
      .create = create,
      .run = run,
-     .destroy = free,
+     .destroy = destroy,
      .infer = infer},
 };

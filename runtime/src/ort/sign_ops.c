@@ -2,7 +2,6 @@
 #include "op.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,8 +11,7 @@ typedef struct binarize_op {
     bnncc_isa isa;
     int nan_bit;
     size_t threshold_count, direction_count;
-    float *threshold; /* both in one piece of memory with this */
-    int8_t *direction;
+    void *threshold, *direction; /* float, int8_t */
 } binarize_op;
 
 /* At least two dimensions, and as many channels as values unless there is one for all. */
@@ -30,68 +28,39 @@ static bnncc_status match_channels(const binarize_op *op, const op_tensor *input
     return BNNCC_OK;
 }
 
-static bnncc_status check_directions(const int8_t *directions, size_t count, bnncc_error *error) {
-    for (size_t i = 0; i < count; i++)
-        if (directions[i] != 1 && directions[i] != -1)
-            return fail(error, BNNCC_INVALID_ARGUMENT, "direction %zu is %d, not +1 or -1", i, directions[i]);
-    return BNNCC_OK;
-}
-
-static bnncc_status check_thresholds(const float *thresholds, size_t count, bnncc_error *error) {
-    for (size_t i = 0; i < count; i++)
-        if (isnan(thresholds[i]))
-            return fail(error, BNNCC_INVALID_ARGUMENT, "threshold %zu is NaN", i);
-    return BNNCC_OK;
-}
-
-static bnncc_status create_binarize(const op_node *node, void **state, bnncc_error *error) {
-    const int64_t any_count[] = {ANY};
-    op_tensor threshold = {0}, direction = {0}, input = {0};
-    binarize_op op = {0};
+static bnncc_status create_binarize(const op_node *node, void *state, bnncc_error *error) {
+    binarize_op *op = state;
+    op_tensor input = {0};
     int64_t nan_bit = 0;
-    bool known = false, overflow = false;
+    bool known = false;
     bnncc_status status = node_int(node, "nan_bit", 0, 1, &nan_bit, error);
     if (status == BNNCC_OK)
-        status = node_constant(node, 1, "threshold", any_count, 1, &threshold, error);
+        status = node_values(node, 1, "threshold", &op->threshold, &op->threshold_count, error);
     if (status == BNNCC_OK)
-        status = node_constant(node, 2, "direction", any_count, 1, &direction, error);
+        status = node_values(node, 2, "direction", &op->direction, &op->direction_count, error);
     if (status != BNNCC_OK)
         return status;
-    op.nan_bit = (int)nan_bit;
-    op.threshold_count = (size_t)threshold.dims[0];
-    op.direction_count = (size_t)direction.dims[0];
-    if (op.threshold_count == 0 || op.direction_count == 0)
-        return fail(error, BNNCC_INVALID_ARGUMENT, "%s is empty", op.threshold_count ? "direction" : "threshold");
-    status = check_directions(direction.data, op.direction_count, error);
+    op->nan_bit = (int)nan_bit;
+    if (op->threshold_count == 0 || op->direction_count == 0)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "%s is empty", op->threshold_count ? "direction" : "threshold");
+    status = check_comparison(op->threshold, op->threshold_count, op->direction, op->direction_count, error);
     if (status == BNNCC_OK)
-        status = check_thresholds(threshold.data, op.threshold_count, error);
-    if (status == BNNCC_OK)
-        status = node_input_shape(node, &known, &input, error);
+        status = node_input_shape(node, 0, &known, &input, error);
     if (status == BNNCC_OK && known)
-        status = match_channels(&op, &input, error);
-    if (status == BNNCC_OK)
-        status = bnncc_isa_resolve(BNNCC_ISA_AUTO, &op.isa, error);
-    if (status != BNNCC_OK)
-        return status;
-    const size_t threshold_bytes = times(op.threshold_count, sizeof(float), &overflow);
-    const size_t all_bytes = plus(plus(sizeof op, threshold_bytes, &overflow), op.direction_count, &overflow);
-    unsigned char *memory = overflow ? NULL : malloc(all_bytes);
-    if (!memory)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "out of memory");
-    /* The struct's size is a multiple of a pointer's, so the floats behind it are aligned. */
-    op.threshold = (float *)(void *)(memory + sizeof op);
-    op.direction = (int8_t *)(memory + sizeof op + threshold_bytes);
-    memcpy(op.threshold, threshold.data, threshold_bytes);
-    memcpy(op.direction, direction.data, op.direction_count);
-    memcpy(memory, &op, sizeof op);
-    *state = memory;
-    return BNNCC_OK;
+        status = match_channels(op, &input, error);
+    return status == BNNCC_OK ? bnncc_isa_resolve(BNNCC_ISA_AUTO, &op->isa, error) : status;
+}
+
+static void destroy_binarize(void *state) {
+    const binarize_op *op = state;
+    free(op->threshold);
+    free(op->direction);
 }
 
 static bnncc_status run_binarize(const void *state, op_call *call, bnncc_error *error) {
     const binarize_op *op = state;
     op_tensor input = {0};
-    bnncc_status status = call_input(call, &input, error);
+    bnncc_status status = call_input(call, 0, &input, error);
     if (status == BNNCC_OK)
         status = match_channels(op, &input, error);
     if (status != BNNCC_OK)
@@ -150,29 +119,20 @@ static bnncc_status match_row(const unpack_op *op, const op_tensor *input, bnncc
     return BNNCC_OK;
 }
 
-static bnncc_status create_unpack(const op_node *node, void **state, bnncc_error *error) {
+static bnncc_status create_unpack(const op_node *node, void *state, bnncc_error *error) {
+    unpack_op *op = state;
     op_tensor input = {0};
-    unpack_op op = {0};
     bool known = false;
-    bnncc_status status = node_int(node, "width", 1, SIZE_LIMIT, &op.width, error);
+    bnncc_status status = node_int(node, "width", 1, SIZE_LIMIT, &op->width, error);
     if (status == BNNCC_OK)
-        status = node_input_shape(node, &known, &input, error);
-    if (status == BNNCC_OK && known)
-        status = match_row(&op, &input, error);
-    if (status != BNNCC_OK)
-        return status;
-    unpack_op *kept = malloc(sizeof *kept);
-    if (!kept)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "out of memory");
-    *kept = op;
-    *state = kept;
-    return BNNCC_OK;
+        status = node_input_shape(node, 0, &known, &input, error);
+    return status == BNNCC_OK && known ? match_row(op, &input, error) : status;
 }
 
 static bnncc_status run_unpack(const void *state, op_call *call, bnncc_error *error) {
     const unpack_op *op = state;
     op_tensor input = {0};
-    bnncc_status status = call_input(call, &input, error);
+    bnncc_status status = call_input(call, 0, &input, error);
     if (status == BNNCC_OK)
         status = match_row(op, &input, error);
     if (status != BNNCC_OK)
@@ -208,9 +168,10 @@ const op_spec sign_ops[SIGN_OP_COUNT] = {
      .inputs = {ORT_ELEMENT_FLOAT, ORT_ELEMENT_FLOAT, ORT_ELEMENT_INT8},
      .output_count = 1,
      .outputs = {ORT_ELEMENT_UINT8},
+     .state_size = sizeof(binarize_op),
      .create = create_binarize,
      .run = run_binarize,
-     .destroy = free,
+     .destroy = destroy_binarize,
      .infer = infer_binarize},
     {.name = "UnpackSigns",
      .gives_float = true,
@@ -218,8 +179,8 @@ const op_spec sign_ops[SIGN_OP_COUNT] = {
      .inputs = {ORT_ELEMENT_UINT8},
      .output_count = 1,
      .outputs = {ORT_ELEMENT_FLOAT},
+     .state_size = sizeof(unpack_op),
      .create = create_unpack,
      .run = run_unpack,
-     .destroy = free,
      .infer = infer_unpack},
 };

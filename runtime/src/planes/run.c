@@ -134,6 +134,78 @@ __attribute__((always_inline)) static inline void store_rows(const planes_sheet 
     }
 }
 
+/* Rows of a word's slots that follow one another in the output, so that their steps are taken at once: a few pixels are
+ * hardly worth a call. y: where they begin in the group's first channel. */
+typedef struct word_run {
+    size_t first, end; /* slots */
+    size_t pixels;
+    float *y;
+} word_run;
+
+/* The runs of a word; returns how many there are. */
+static size_t find_runs(const planes_expansion *word, word_run runs[8]) {
+    size_t count = 0;
+    for (size_t slot = 0; slot < 8 / word->pitch; slot++) {
+        word_run *last = count ? &runs[count - 1] : NULL;
+        if (!word->count[slot])
+            continue;
+        if (last && last->end == slot && word->y[slot] == last->y + last->pixels) {
+            last->end++;
+            last->pixels += word->count[slot];
+        } else {
+            runs[count++] = (word_run){slot, slot + 1, word->count[slot], word->y[slot]};
+        }
+    }
+    return count;
+}
+
+/* The steps on a run of a channel, and their bits as slots. */
+static void finish_run(const planes_job *job, const planes_expansion *word, const word_run *run, size_t channel,
+                       float *values, float *y, uint8_t *slots) {
+    const float *residual = job->residual ? job->residual + (y - job->y) : NULL;
+    uint64_t signs = epilogue_finish(job->conv->epilogue, channel, values, residual, run->pixels, y);
+    if (!job->bits)
+        return;
+    store_slot(slots + run->first * word->pitch, signs, word->pitch);
+    for (size_t slot = run->first + 1; slot < run->end; slot++) {
+        signs >>= word->count[slot - 1]; /* by less than 64, since there are more */
+        store_slot(slots + slot * word->pitch, signs, word->pitch);
+    }
+}
+
+/* Channels [begin, end) of one word, EXPAND_CHUNK at most, where there are steps. Their floats wait in the first cache
+ * for each other: what was stored in parts of vectors cannot be loaded at once, and y, which may be the residual, is
+ * written once. slots: the signs of the word's slots in the group's first channel. */
+static void expand_with_steps(const planes_job *job, const planes_expansion *word, size_t group, size_t begin,
+                              size_t end, uint8_t *slots) {
+    _Alignas(64) float values[EXPAND_CHUNK][64];
+    const planes_plan *plan = &job->conv->plan;
+    const size_t slot_bytes = job->rows * plan->lane_bytes;
+    planes_expansion here = *word; /* from channel `begin` on, its rows being those of `values` */
+    here.counted += begin * word->counted_step;
+    here.add += begin;
+    here.factor += begin;
+    here.scale += begin;
+    here.shift += begin;
+    here.y_step = 64;
+    float *to = values[0];
+    for (size_t slot = 0; slot < 8 / word->pitch; slot++)
+        if (word->count[slot]) {
+            here.sums[slot] += begin * word->sums_step;
+            here.y[slot] = to;
+            to += word->count[slot];
+        }
+    job->conv->expand(&here, 0, end - begin);
+    word_run runs[8];
+    const size_t run_count = find_runs(word, runs);
+    for (size_t channel = begin; channel < end; channel++) {
+        float *from = values[channel - begin];
+        for (size_t i = 0; i < run_count; from += runs[i].pixels, i++)
+            finish_run(job, word, &runs[i], group * plan->group_filters + channel, from,
+                       runs[i].y + channel * word->y_step, slots + channel * slot_bytes);
+    }
+}
+
 /* The floats of one block of one group: from counters, [channel][1 + counter_planes] vectors, parity first. */
 static void expand_block(const planes_sheet *sheet, size_t group, size_t j, const uint8_t *counted) {
     const planes_job *job = sheet->job;
@@ -170,10 +242,15 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
         }
     }
     /* All lanes of some channels after the other, while their counters are in the nearest cache. */
+    uint8_t *slots = sheet->signs + (first * job->rows + j) * plan->lane_bytes;
     for (size_t begin = 0, end; begin < plan->group_filters; begin = end) {
         end = smaller(begin + EXPAND_CHUNK, plan->group_filters);
-        for (size_t i = 0; i < word_count; i++)
-            conv->expand(words + i, begin, end);
+        for (size_t i = 0; i < word_count; i++) {
+            if (conv->epilogue->steps.count)
+                expand_with_steps(job, words + i, group, begin, end, slots + i * 8);
+            else
+                conv->expand(words + i, begin, end);
+        }
     }
 }
 
@@ -242,10 +319,10 @@ static void count_rows(void *argument, size_t piece, size_t begin, size_t end) {
             .parity = counters,
             .counters = counters + lane_bytes,
             .signs_pitch = job->rows * lane_bytes,
-            .want_signs = job->bits != NULL,
+            .want_signs = job->compares_dots,
             .counted = job->y ? counted : NULL,
         };
-        if (job->bits) {
+        if (job->compares_dots) {
             block.signs = sheet->signs + (group * plan->group_filters * job->rows + j) * lane_bytes;
             find_classes(sheet, j, masks, &block);
             block.constants += group * conv->group_words;
@@ -325,20 +402,28 @@ static void size_pieces(planes_job *job, bool *overflow) {
     size_t bytes = 0;
     reserve(&bytes, vectors, plan->lane_bytes, overflow);
     job->counter_bytes = bytes;
-    reserve(&bytes, job->bits ? 64 : 0, plan->lane_bytes, overflow);
+    reserve(&bytes, job->compares_dots ? 64 : 0, plan->lane_bytes, overflow);
     job->mask_bytes = bytes - job->counter_bytes;
     reserve(&bytes, counted, plan->lane_bytes, overflow);
     job->piece_bytes = bytes;
 }
 
-bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, size_t batch, size_t height, size_t out_height,
-                             float *y, uint8_t *bits, const bnncc_parallel *parallel, bnncc_error *error) {
+bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const float *residual, size_t batch,
+                             size_t height, size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                             bnncc_error *error) {
     const size_t group_bytes = (size_t)8 << 20, scratch_bytes = (size_t)64 << 20;
     const planes_plan *plan = &conv->plan;
     const size_t groups = (size_t)plan->params.group, columns = (size_t)plan->params.kernel_shape[1];
     const size_t channels = (size_t)plan->params.out_channels;
     bool overflow = false;
-    planes_job job = {.conv = conv, .x = x, .y = y, .bits = bits, .height = height, .out_height = out_height};
+    planes_job job = {.conv = conv,
+                      .x = x,
+                      .residual = residual,
+                      .y = y,
+                      .bits = bits,
+                      .compares_dots = conv->epilogue->threshold != NULL,
+                      .height = height,
+                      .out_height = out_height};
     job.x_end = x + batch * (size_t)plan->params.in_channels * height * sign_bytes((size_t)plan->params.width);
     job.slots = plan->lane_bytes / plan->pitch;
     job.rows = planes_band_rows(plan, out_height);

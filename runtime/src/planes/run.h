@@ -41,8 +41,10 @@ typedef enum planes_placing {
 typedef struct planes_job {
     const planes_conv *conv;
     const uint8_t *x, *x_end;
+    const float *residual;
     float *y;
     uint8_t *bits;
+    bool compares_dots; /* the bits are those of dot products; else, where there are any, those of the steps */
     size_t height, out_height;
     size_t rows, input_rows;     /* of a band; more input rows than a low band needs are not used */
     size_t bands, slots;         /* of an image and a segment; of a vector */
@@ -62,7 +64,7 @@ typedef struct planes_job {
 typedef struct planes_sheet {
     const planes_job *job;
     uint8_t *planes; /* [group][1 + channels * columns][input_rows] vectors */
-    uint8_t *signs;  /* [channel][rows] vectors */
+    uint8_t *signs;  /* [channel][rows] vectors, where there are bits */
     planes_placing placing;
     planes_slot band[64];
     size_t used_slots;

@@ -92,6 +92,55 @@ static bool check_status(tally *tally, bnncc_status status, bnncc_error *error) 
 
 /* ---- Epilogues ---- */
 
+/* Steps in one piece with what they point to, but for the arrays. */
+typedef struct damaged_steps {
+    bnncc_steps steps;
+    int32_t kinds[BNNCC_STEP_LIMIT + 2];
+} damaged_steps;
+
+static bnncc_steps *make_steps(random_state *random, size_t right) {
+    damaged_steps *made = must_allocate(sizeof *made);
+    const size_t wild_counts[] = {0, BNNCC_STEP_LIMIT + 1, SIZE_MAX};
+    const size_t count =
+        random_one_in(random, 20) ? wild_counts[random_between(random, 0, 2)] : (size_t)random_between(random, 1, 4);
+    for (size_t i = 0; i < BNNCC_STEP_LIMIT + 2; i++)
+        made->kinds[i] =
+            (int32_t)random_between(random, random_one_in(random, 20) ? -1 : 0, random_one_in(random, 20) ? 6 : 5);
+    const size_t values = damage_count(random, right);
+    made->steps = (bnncc_steps){
+        .kinds = random_one_in(random, 30) ? NULL : made->kinds,
+        .count = count,
+        .operands = array_of(random, (count <= BNNCC_STEP_LIMIT ? count : 1) * given(values), sizeof(float)),
+        .operand_count = values,
+    };
+    if (random_one_in(random, 2)) {
+        made->steps.threshold_count = damage_count(random, right);
+        made->steps.direction_count = damage_count(random, right);
+        made->steps.threshold = array_of(random, made->steps.threshold_count, sizeof(float));
+        int8_t *direction = array_of(random, made->steps.direction_count, 1);
+        for (size_t i = 0; i < given(made->steps.direction_count); i++)
+            direction[i] = random_one_in(random, 200) ? 0 : direction[i] < 0 ? -1 : 1;
+        made->steps.direction = direction;
+    }
+    return &made->steps;
+}
+
+static void free_steps(const bnncc_steps *steps) {
+    if (!steps)
+        return;
+    free((void *)steps->operands);
+    free((void *)steps->threshold);
+    free((void *)steps->direction);
+    free((void *)steps);
+}
+
+static bool adds_residual(const bnncc_steps *steps) {
+    for (size_t i = 0; steps && i < steps->count; i++)
+        if (steps->kinds[i] == BNNCC_STEP_RESIDUAL)
+            return true;
+    return false;
+}
+
 static bnncc_epilogue make_epilogue(random_state *random, int64_t channels) {
     const size_t right = channels > 0 ? (size_t)channels : 1;
     bnncc_epilogue epilogue = {0};
@@ -101,7 +150,9 @@ static bnncc_epilogue make_epilogue(random_state *random, int64_t channels) {
         epilogue.scale = array_of(random, epilogue.scale_count, sizeof(float));
         epilogue.shift = random_one_in(random, 30) ? NULL : array_of(random, epilogue.shift_count, sizeof(float));
     }
-    if (!random_one_in(random, 3)) {
+    if (random_one_in(random, 3))
+        epilogue.steps = make_steps(random, right);
+    if (epilogue.steps ? random_one_in(random, 20) : !random_one_in(random, 3)) {
         epilogue.threshold_count = random_one_in(random, 8) ? damage_count(random, right)
                                    : right <= SMALL_COUNT   ? right
                                                             : 1;
@@ -114,6 +165,7 @@ static void free_epilogue(bnncc_epilogue *epilogue) {
     free((void *)epilogue->scale);
     free((void *)epilogue->shift);
     free((void *)epilogue->threshold);
+    free_steps(epilogue->steps);
 }
 
 /* A weight buffer of the right size, where that is small, or another. */
@@ -276,15 +328,20 @@ static void fuzz_conv(tally *tally, random_state *random) {
                 uint8_t *x = random_bytes(random, small ? (size_t)x_bytes : 1);
                 float *y = epilogue.scale ? must_allocate(small ? (size_t)outputs * sizeof(float) : 1) : NULL;
                 const size_t rows = (size_t)(images * n[0] * out_height);
-                uint8_t *bits = epilogue.threshold ? must_allocate(small ? rows * bytes_of(out_width) : 1) : NULL;
-                const bnncc_status ran = bnncc_conv_run(conv, random_one_in(random, 30) ? NULL : x, n[15], n[16],
-                                                        random_one_in(random, 30) ? NULL : y, bits,
+                const bool gives_bits = epilogue.threshold || (epilogue.steps && epilogue.steps->threshold);
+                uint8_t *bits = gives_bits ? must_allocate(small ? rows * bytes_of(out_width) : 1) : NULL;
+                float *residual = adds_residual(epilogue.steps) != random_one_in(random, 30)
+                                      ? array_of(random, small ? (size_t)outputs : 1, sizeof(float))
+                                      : NULL;
+                const bnncc_status ran = bnncc_conv_run(conv, random_one_in(random, 30) ? NULL : x, residual, n[15],
+                                                        n[16], random_one_in(random, 30) ? NULL : y, bits,
                                                         random_one_in(random, 2) ? &backwards : NULL, &error);
                 check_status(tally, ran, &error);
                 CHECK(tally, small || ran, "a size that cannot be is accepted");
                 free(x);
                 free(y);
                 free(bits);
+                free(residual);
             }
         }
     }

@@ -4,6 +4,7 @@
 #define BNNCC_TESTS_LAYERS_H
 
 #include "orders.h"
+#include "random_steps.h"
 
 #include <string.h>
 
@@ -14,7 +15,9 @@ typedef struct layer {
     size_t weight_size, x_size;
     float *scale, *shift;
     int32_t *threshold;
+    random_steps *steps; /* NULL for none */
     bnncc_epilogue epilogue;
+    float *residual; /* NULL where no step adds it */
     /* What the portable dot kernel makes of it; NULL where the epilogue has no such output. */
     int64_t out_height, out_width;
     float *y;
@@ -67,7 +70,11 @@ static inline layer draw_layer(random_state *random, int64_t most_filters) {
         made.epilogue.shift = made.shift;
         made.epilogue.scale_count = made.epilogue.shift_count = channels;
     }
-    if (outputs & 2) {
+    if (outputs & 1 && random_one_in(random, 2)) {
+        made.steps = must_allocate(sizeof *made.steps);
+        draw_steps(random, made.params.out_channels, outputs & 2, made.steps);
+        made.epilogue.steps = &made.steps->steps;
+    } else if (outputs & 2) {
         made.epilogue.threshold = made.threshold;
         made.epilogue.threshold_count = channels;
     }
@@ -80,12 +87,16 @@ static inline void free_layer(layer *made) {
     free(made->scale);
     free(made->shift);
     free(made->threshold);
+    if (made->steps)
+        free_steps(made->steps);
+    free(made->steps);
+    free(made->residual);
     free(made->y);
     free(made->bits);
 }
 
 /* Runs a layer on the portable dot kernel, for the others to be compared with; false where it has no output at all. */
-static inline bool run_reference(tally *tally, layer *made) {
+static inline bool run_reference(tally *tally, random_state *random, layer *made) {
     bnncc_error error = {""};
     bnncc_conv *dot = NULL;
     const bnncc_conv_hints hints = {.kernel = "dot"};
@@ -97,17 +108,22 @@ static inline bool run_reference(tally *tally, layer *made) {
         made->y_size = rows * (size_t)made->out_width * sizeof(float);
         made->bits_size = rows * packed_bytes(made->out_width);
         made->y = made->epilogue.scale ? must_allocate(made->y_size) : NULL;
-        made->bits = made->epilogue.threshold ? must_allocate(made->bits_size) : NULL;
-        CHECK(tally, !bnncc_conv_run(dot, made->x, made->batch, made->height, made->y, made->bits, NULL, &error), "%s",
-              error.message);
+        const bool gives_bits = made->epilogue.threshold || (made->steps && made->steps->threshold);
+        made->bits = gives_bits ? must_allocate(made->bits_size) : NULL;
+        if (adds_residual(made->epilogue.steps))
+            made->residual = random_residual(random, rows * (size_t)made->out_width);
+        CHECK(
+            tally,
+            !bnncc_conv_run(dot, made->x, made->residual, made->batch, made->height, made->y, made->bits, NULL, &error),
+            "%s", error.message);
     }
     bnncc_conv_destroy(dot);
     return fits;
 }
 
-/* A kernel's run of a layer: the outputs are given or NULL as the reference's are. */
-typedef bnncc_status run_layer(void *kernel, const layer *made, float *y, uint8_t *bits, const bnncc_parallel *parallel,
-                               bnncc_error *error);
+/* A kernel's run of a layer: the outputs are given or NULL as the reference's are; the residual may be y. */
+typedef bnncc_status run_layer(void *kernel, const layer *made, const float *residual, float *y, uint8_t *bits,
+                               const bnncc_parallel *parallel, bnncc_error *error);
 
 /* Compares a kernel's outputs with the reference's, the work being done in some order. */
 static inline void check_layer(tally *tally, random_state *random, const layer *made, run_layer *run, void *kernel,
@@ -121,7 +137,10 @@ static inline void check_layer(tally *tally, random_state *random, const layer *
         memset(y, 0xa5, made->y_size);
     if (bits)
         memset(bits, 0xa5, made->bits_size);
-    const bnncc_status status = run(kernel, made, y, bits, parallel_of(order), &error);
+    const bool in_place = made->residual && random_one_in(random, 2);
+    if (in_place)
+        memcpy(y, made->residual, made->y_size);
+    const bnncc_status status = run(kernel, made, in_place ? y : made->residual, y, bits, parallel_of(order), &error);
     CHECK(tally,
           !status && (!y || !memcmp(y, made->y, made->y_size)) && (!bits || !memcmp(bits, made->bits, made->bits_size)),
           "%s, %s%s: %d>%d/%d kernel %dx%d stride %d,%d dilation %d,%d pads %d,%d,%d,%d by %d input %dx%dx%d", name,

@@ -42,7 +42,7 @@ static void find(tally *tally, void *handle, const char *name, void *function) {
 static void test_known_answer(tally *tally, const library *lib) {
     const float scale = 0.5f, shift = 1.0f;
     const int32_t threshold = 6;
-    const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, &threshold, 1};
+    const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, &threshold, 1, NULL};
     const bnncc_conv_params params = {.out_channels = 1,
                                       .in_channels = 1,
                                       .group = 1,
@@ -67,7 +67,7 @@ static void test_known_answer(tally *tally, const library *lib) {
     CHECK(tally, strncmp(lib->conv_kernel(conv), "dot/", 4) == 0, "kernel %s", lib->conv_kernel(conv));
     CHECK(tally, !lib->conv_output_shape(conv, 4, &out_height, &out_width, &error), "%s", error.message);
     CHECK(tally, out_height == 4 && out_width == 4, "%d x %d", (int)out_height, (int)out_width);
-    CHECK(tally, !lib->conv_run(conv, x, 1, 4, y, bits, NULL, &error), "%s", error.message);
+    CHECK(tally, !lib->conv_run(conv, x, NULL, 1, 4, y, bits, NULL, &error), "%s", error.message);
     for (int i = 0; i < 4; i++) {
         for (int j = 0; j < 4; j++) {
             CHECK(tally, y[i * 4 + j] == (float)dots[i][j] * 0.5f + 1.0f, "row %d, column %d: %g", i, j,
@@ -76,10 +76,11 @@ static void test_known_answer(tally *tally, const library *lib) {
         }
         CHECK(tally, bits[i] >> 4 == 0, "unused bits are %d", bits[i] >> 4);
     }
-    CHECK(tally, !lib->conv_run(conv, NULL, 0, 4, NULL, NULL, NULL, &error), "an empty batch: %s", error.message);
-    CHECK(tally, lib->conv_run(conv, x, 1, 4, NULL, bits, NULL, &error) == BNNCC_INVALID_ARGUMENT, "y is missing");
-    CHECK(tally, lib->conv_run(conv, x, 1, 0, y, bits, NULL, &error) == BNNCC_INVALID_ARGUMENT, "height is 0");
-    CHECK(tally, lib->conv_run(conv, x, -1, 4, y, bits, NULL, NULL) == BNNCC_INVALID_ARGUMENT, "batch is -1");
+    CHECK(tally, !lib->conv_run(conv, NULL, NULL, 0, 4, NULL, NULL, NULL, &error), "an empty batch: %s", error.message);
+    CHECK(tally, lib->conv_run(conv, x, NULL, 1, 4, NULL, bits, NULL, &error) == BNNCC_INVALID_ARGUMENT,
+          "y is missing");
+    CHECK(tally, lib->conv_run(conv, x, NULL, 1, 0, y, bits, NULL, &error) == BNNCC_INVALID_ARGUMENT, "height is 0");
+    CHECK(tally, lib->conv_run(conv, x, NULL, -1, 4, y, bits, NULL, NULL) == BNNCC_INVALID_ARGUMENT, "batch is -1");
     lib->conv_destroy(conv);
     lib->conv_destroy(NULL);
 }
@@ -87,7 +88,7 @@ static void test_known_answer(tally *tally, const library *lib) {
 /* Each of these is refused with a message, whatever else would be right. */
 static void test_refusals(tally *tally, const library *lib) {
     const float scale[2] = {1, 1}, shift[2] = {0, 0};
-    const bnncc_epilogue good_epilogue = {scale, shift, 1, 1, NULL, 0};
+    const bnncc_epilogue good_epilogue = {scale, shift, 1, 1, NULL, 0, NULL};
     const bnncc_conv_params good = {.out_channels = 4,
                                     .in_channels = 4,
                                     .group = 2,

@@ -5,10 +5,10 @@
 #include "channels/channels.h"
 #include "layers.h"
 
-static bnncc_status run_channels(void *kernel, const layer *made, float *y, uint8_t *bits,
+static bnncc_status run_channels(void *kernel, const layer *made, const float *residual, float *y, uint8_t *bits,
                                  const bnncc_parallel *parallel, bnncc_error *error) {
-    return channels_conv_run(kernel, made->x, (size_t)made->batch, (size_t)made->height, (size_t)made->out_height, y,
-                             bits, parallel, error);
+    return channels_conv_run(kernel, made->x, residual, (size_t)made->batch, (size_t)made->height,
+                             (size_t)made->out_height, y, bits, parallel, error);
 }
 
 static void check_isa(tally *tally, random_state *random, const layer *made, bnncc_isa isa) {
@@ -30,7 +30,7 @@ static void check_isa(tally *tally, random_state *random, const layer *made, bnn
 static bool test_layer(tally *tally, random_state *random) {
     const bnncc_isa isas[] = {BNNCC_ISA_PORTABLE, BNNCC_ISA_AVX2, BNNCC_ISA_AVX512BW, BNNCC_ISA_AVX512VPOPCNTDQ};
     layer made = draw_layer(random, random_one_in(random, 10) ? 1100 : 100);
-    const bool fits = run_reference(tally, &made);
+    const bool fits = run_reference(tally, random, &made);
     for (size_t i = 0; fits && i < sizeof isas / sizeof *isas; i++)
         if (bnncc_isa_supported(isas[i]))
             check_isa(tally, random, &made, isas[i]);

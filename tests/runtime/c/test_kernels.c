@@ -3,6 +3,7 @@
  *
  *     test_kernels [layers [seed]] */
 #include "orders.h"
+#include "random_steps.h"
 #include "support.h"
 
 #include <math.h>
@@ -19,7 +20,8 @@ typedef struct random_epilogue {
     int32_t *threshold;
 } random_epilogue;
 
-static random_epilogue make_epilogue(random_state *random, int64_t channels, int64_t length) {
+/* `steps`: where the epilogue may point to steps, which are then drawn; NULL for none. */
+static random_epilogue make_epilogue(random_state *random, int64_t channels, int64_t length, random_steps *steps) {
     random_epilogue made = {.epilogue = {0}};
     const int64_t outputs = random_between(random, 1, 3); /* bit 0: floats; bit 1: bits */
     made.scale = must_allocate((size_t)channels * sizeof(float));
@@ -38,7 +40,10 @@ static random_epilogue make_epilogue(random_state *random, int64_t channels, int
         made.epilogue.scale_count = random_one_in(random, 3) ? 1 : (size_t)channels;
         made.epilogue.shift_count = random_one_in(random, 3) ? 1 : (size_t)channels;
     }
-    if (outputs & 2) {
+    if (steps && outputs & 1 && random_one_in(random, 2)) {
+        draw_steps(random, channels, outputs & 2, steps);
+        made.epilogue.steps = &steps->steps;
+    } else if (outputs & 2) {
         made.epilogue.threshold = made.threshold;
         made.epilogue.threshold_count = (size_t)channels;
     }
@@ -123,8 +128,12 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
     const size_t weight_size = (size_t)p.out_channels * packed_bytes(length);
     const size_t x_size = (size_t)(batch * p.in_channels * height) * packed_bytes(p.width);
     uint8_t *weight = random_bytes(random, weight_size), *x = random_bytes(random, x_size);
-    random_epilogue made = make_epilogue(random, p.out_channels, length);
+    random_steps steps = {.operands = NULL};
+    random_epilogue made = make_epilogue(random, p.out_channels, length, &steps);
+    const bool gives_bits = made.epilogue.threshold || steps.threshold,
+               residual_added = adds_residual(made.epilogue.steps);
     int32_t *dots = NULL;
+    float *residual = NULL;
     for (int i = 0; i < ISAS; i++) {
         bnncc_error error = {""};
         bnncc_conv *conv = NULL;
@@ -156,21 +165,30 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
         }
         const order *order = &orders[random_between(random, 0, ORDERS - 1)];
         float *y = made.epilogue.scale ? must_allocate(count * sizeof *y) : NULL;
-        uint8_t *bits = made.epilogue.threshold ? must_allocate(bytes) : NULL;
+        uint8_t *bits = gives_bits ? must_allocate(bytes) : NULL;
         if (bits)
             memset(bits, 0xa5, bytes); /* what is not written, and unused bits that are not cleared, must show */
         if (y)
             memset(y, 0xa5, count * sizeof *y);
-        status = bnncc_conv_run(conv, x, batch, height, y, bits, parallel_of(order), &error);
+        if (residual_added && !residual)
+            residual = random_residual(random, count);
+        const bool in_place = residual && random_one_in(random, 2);
+        if (in_place)
+            memcpy(y, residual, count * sizeof *y);
+        status = bnncc_conv_run(conv, x, in_place ? y : residual, batch, height, y, bits, parallel_of(order), &error);
         CHECK(tally, status == BNNCC_OK, "%s", error.message);
         size_t wrong_floats = 0, wrong_bits = 0;
         for (size_t o = 0; o < count; o++) {
             const int64_t position = (int64_t)o, channel = position / out_width / out_height % p.out_channels;
+            float expected = y ? expected_float(&made.epilogue, channel, dots[o]) : 0;
+            if (made.epilogue.steps)
+                expected = expected_steps(made.epilogue.steps, channel, expected, residual ? residual[o] : 0);
             if (y)
-                wrong_floats += y[o] != expected_float(&made.epilogue, channel, dots[o]);
+                wrong_floats += !same_float(y[o], expected);
             if (bits)
                 wrong_bits += (sign_at(bits + o / (size_t)out_width * packed_bytes(out_width), position % out_width) >
-                               0) != (dots[o] >= made.threshold[channel]);
+                               0) != (made.epilogue.steps ? expected_sign(made.epilogue.steps, channel, expected)
+                                                          : dots[o] >= made.threshold[channel]);
         }
         if (bits && out_width % 8)
             for (size_t row = 1; row <= bytes / packed_bytes(out_width); row++)
@@ -187,9 +205,11 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
         bnncc_conv_destroy(conv);
     }
     free(dots);
+    free(residual);
     free(weight);
     free(x);
     free_epilogue(&made);
+    free_steps(&steps);
 }
 
 /* Layers that are large enough to be cut into many pieces: every order gives the same bytes as no threads. */
@@ -213,9 +233,13 @@ static void test_split(tally *tally, random_state *random, const bool *supported
     const size_t bytes = (size_t)(batch * p.out_channels * height) * packed_bytes(p.width);
     uint8_t *weight = random_bytes(random, weight_size);
     uint8_t *x = random_bytes(random, (size_t)(batch * p.in_channels * height) * packed_bytes(p.width));
-    random_epilogue made = make_epilogue(random, p.out_channels, p.in_channels / p.group * 9);
-    made.epilogue = (bnncc_epilogue){
-        made.scale, made.shift, (size_t)p.out_channels, (size_t)p.out_channels, made.threshold, (size_t)p.out_channels};
+    random_epilogue made = make_epilogue(random, p.out_channels, p.in_channels / p.group * 9, NULL);
+    made.epilogue = (bnncc_epilogue){.scale = made.scale,
+                                     .shift = made.shift,
+                                     .scale_count = (size_t)p.out_channels,
+                                     .shift_count = (size_t)p.out_channels,
+                                     .threshold = made.threshold,
+                                     .threshold_count = (size_t)p.out_channels};
     uint8_t *first_bits = must_allocate(bytes), *bits = must_allocate(bytes);
     float *first_y = must_allocate(count), *y = must_allocate(count);
     bool first = true;
@@ -229,7 +253,7 @@ static void test_split(tally *tally, random_state *random, const bool *supported
         for (int o = 0; o < ORDERS; o++) {
             memset(y, 0xa5, count);
             memset(bits, 0xa5, bytes);
-            const bnncc_status status = bnncc_conv_run(conv, x, batch, height, first ? first_y : y,
+            const bnncc_status status = bnncc_conv_run(conv, x, NULL, batch, height, first ? first_y : y,
                                                        first ? first_bits : bits, parallel_of(&orders[o]), &error);
             CHECK(tally, status == BNNCC_OK, "%s", error.message);
             if (!first)
@@ -260,7 +284,7 @@ static void test_linear(tally *tally, random_state *random, const bool *supporte
     const size_t sample_size = (size_t)p.rows * packed_bytes(p.width);
     const size_t count = (size_t)(batch * p.out_features), row_bytes = packed_bytes(p.out_features);
     uint8_t *weight = random_bytes(random, weight_size), *x = random_bytes(random, sample_size * (size_t)batch);
-    random_epilogue made = make_epilogue(random, p.out_features, length);
+    random_epilogue made = make_epilogue(random, p.out_features, length, NULL);
     int32_t *dots = must_allocate(count * sizeof *dots);
     for (int64_t n = 0; n < batch; n++)
         for (int64_t f = 0; f < p.out_features; f++) {
@@ -317,7 +341,7 @@ static void test_linear(tally *tally, random_state *random, const bool *supporte
 static void test_extremes(tally *tally, const bool *supported) {
     const int64_t lengths[] = {1, 63, 64, 1984, 1985, 2047, 2048, 2049, 6400, 100003, 1 << 24};
     const float scale = 1, shift = 0;
-    const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, NULL, 0};
+    const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, NULL, 0, NULL};
     enum { FEATURES = 3, SAMPLES = 5 };
     const size_t most = (1 << 24) / 8;
     uint8_t *weight = must_allocate(FEATURES * most), *x = must_allocate(SAMPLES * most);

@@ -30,7 +30,7 @@ void __wrap_free(void *memory) {
 
 static const float scale = 1, shift = 0;
 static const int32_t threshold[2] = {0, 0};
-static const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, threshold, 2};
+static const bnncc_epilogue epilogue = {&scale, &shift, 1, 1, threshold, 2, NULL};
 static uint8_t data[64], bits[64];
 static float y[256];
 
@@ -38,7 +38,13 @@ static const int64_t group_nodes[1] = {4};
 static const int32_t parents[4] = {2, 3, -1, 2};
 static const bnncc_filter_tree tree = {group_nodes, parents, 4, data}; /* neither filter is complemented */
 
-static bnncc_status use_conv(bnncc_error *error) {
+static const int32_t step_kinds[2] = {BNNCC_STEP_RESIDUAL, BNNCC_STEP_PRELU};
+static const float operands[2] = {0, 1}, sign_threshold = 0;
+static const int8_t sign_direction = 1;
+static const bnncc_steps steps = {step_kinds, 2, operands, 1, &sign_threshold, 1, &sign_direction, 1, 0};
+static const bnncc_epilogue epilogue_of_steps = {&scale, &shift, 1, 1, NULL, 0, &steps};
+
+static bnncc_status use_conv_of(const bnncc_epilogue *epilogue, const float *residual, bnncc_error *error) {
     const bnncc_conv_params params = {.out_channels = 2,
                                       .in_channels = 2,
                                       .group = 1,
@@ -50,12 +56,16 @@ static bnncc_status use_conv(bnncc_error *error) {
                                       .width = 5};
     bnncc_conv *conv = NULL;
     const bnncc_conv_hints hints = {.tree = &tree};
-    bnncc_status status = bnncc_conv_create(&params, data, 6, &epilogue, &hints, BNNCC_ISA_AUTO, &conv, error);
+    bnncc_status status = bnncc_conv_create(&params, data, 6, epilogue, &hints, BNNCC_ISA_AUTO, &conv, error);
     if (!status)
-        status = bnncc_conv_run(conv, data, 1, 5, y, bits, NULL, error);
+        status = bnncc_conv_run(conv, data, residual, 1, 5, y, bits, NULL, error);
     bnncc_conv_destroy(conv);
     return status;
 }
+
+static bnncc_status use_conv(bnncc_error *error) { return use_conv_of(&epilogue, NULL, error); }
+
+static bnncc_status use_steps(bnncc_error *error) { return use_conv_of(&epilogue_of_steps, y, error); }
 
 static bnncc_status use_linear(bnncc_error *error) {
     const bnncc_linear_params params = {.out_features = 2, .rows = 2, .width = 5};
@@ -98,7 +108,8 @@ static bnncc_status use_search(bnncc_error *error) {
 
 int main(void) {
     tally tally = {0, 0};
-    bnncc_status (*const uses[])(bnncc_error *) = {use_conv, use_linear, use_pool, use_group_trees, use_search};
+    bnncc_status (*const uses[])(bnncc_error *) = {use_conv, use_steps,       use_linear,
+                                                   use_pool, use_group_trees, use_search};
     for (size_t use = 0; use < sizeof uses / sizeof uses[0]; use++) {
         bnncc_status status = BNNCC_OUT_OF_MEMORY;
         long allowed = 0;

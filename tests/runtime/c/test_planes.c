@@ -44,10 +44,10 @@ static drawn_tree draw_tree(random_state *random, const layer *layer) {
     return made;
 }
 
-static bnncc_status run_planes(void *kernel, const layer *made, float *y, uint8_t *bits, const bnncc_parallel *parallel,
-                               bnncc_error *error) {
-    return planes_conv_run(kernel, made->x, (size_t)made->batch, (size_t)made->height, (size_t)made->out_height, y,
-                           bits, parallel, error);
+static bnncc_status run_planes(void *kernel, const layer *made, const float *residual, float *y, uint8_t *bits,
+                               const bnncc_parallel *parallel, bnncc_error *error) {
+    return planes_conv_run(kernel, made->x, residual, (size_t)made->batch, (size_t)made->height,
+                           (size_t)made->out_height, y, bits, parallel, error);
 }
 
 /* One form of the kernel against the dot kernel's outputs. */
@@ -75,7 +75,7 @@ static bool test_layer(tally *tally, random_state *random) {
     layer made = draw_layer(random, 12);
     drawn_tree drawn = draw_tree(random, &made);
     const bnncc_filter_tree tree = {drawn.group_nodes, drawn.parents, drawn.count, drawn.flipped};
-    const bool fits = run_reference(tally, &made);
+    const bool fits = run_reference(tally, random, &made);
     const size_t groups = (size_t)made.params.group;
     bnncc_error error = {""};
     group_tree *trees = NULL;

@@ -153,7 +153,7 @@ static void test_group_trees(tally *tally, random_state *random) {
 
     /* A convolution takes the hint, and its answer stays. */
     const float one = 1, zero = 0;
-    const bnncc_epilogue epilogue = {&one, &zero, 1, 1, NULL, 0};
+    const bnncc_epilogue epilogue = {&one, &zero, 1, 1, NULL, 0, NULL};
     const bnncc_conv_params params = {.out_channels = made.groups * made.filters,
                                       .in_channels = made.groups * length,
                                       .group = made.groups,
@@ -169,7 +169,7 @@ static void test_group_trees(tally *tally, random_state *random) {
         const bnncc_conv_hints hints = {.tree = &made.tree};
         const bnncc_status status = bnncc_conv_create(&params, weight, (size_t)params.out_channels * bytes, &epilogue,
                                                       with ? &hints : NULL, BNNCC_ISA_AUTO, &conv, &error);
-        CHECK(tally, !status && !bnncc_conv_run(conv, x, 1, 1, with ? hinted : plain, NULL, NULL, &error), "%s",
+        CHECK(tally, !status && !bnncc_conv_run(conv, x, NULL, 1, 1, with ? hinted : plain, NULL, NULL, &error), "%s",
               error.message);
         bnncc_conv_destroy(conv);
     }
