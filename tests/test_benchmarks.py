@@ -35,8 +35,8 @@ serve("Peer 1.0", set_up)
 
 def test_layers(tmp_path):
     figures = tmp_path / "f.json"
-    arguments = ("--only", "layers", "--shape", "56x56x64", "--batch", 1, "--threads", 1, "--json", figures)
-    done = run(*arguments)
+    arguments = ("--only", "layers", "--shape", "56x56x64", "--batch", 1, "--threads", 1)
+    done = run(*arguments, "--kernels", "dot", "planes", "--json", figures)
     assert done.returncode == 0, done.stderr
     made = json.loads(figures.read_text())
     assert {row["filters"] for row in made["layers"]} >= {"random", "one center"}
@@ -46,6 +46,7 @@ def test_layers(tmp_path):
         assert row["bits_ratio"] == pytest.approx(row["fp32_conv_us"] / row["bits_us"])
         assert row["float_avx2_ratio"] == pytest.approx(row["fp32_us"] / row["float_avx2_us"])
         assert row["int8_us"] > 0
+        assert {kernel: len(times) for kernel, times in row["kernels_us"].items()} == {"dot": 2, "planes": 2}
     assert made["machine"]["device"] in done.stdout
     for text in ("1 thread, batch 1", "bits to bits", "mean  random, coin flips", "onnxruntime fp32 Conv"):
         assert text in done.stdout
@@ -93,6 +94,12 @@ def test_peers(tmp_path, monkeypatch, exact):
     assert len(take()) == 20
     assert set(peer.alone) == {0.25}
     peer.close()
+
+
+def test_an_unknown_kernel():
+    done = run("--only", "layers", "--shape", "56x56x64", "--kernels", "magic")
+    assert done.returncode == 1
+    assert 'BNNCC_KERNEL is "magic"' in done.stderr.splitlines()[-1]
 
 
 def test_a_peer_that_is_not_there(tmp_path):

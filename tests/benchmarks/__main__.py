@@ -25,6 +25,7 @@ from logic_limit import COUNT_SOURCES, LogicLimit, gain_of_threads
 from peer_process import SCRIPTS, Peer, PeerError
 
 from bnncc import runtime
+from bnncc.errors import BnnccError
 from bnncc.timing import cpu_count, cpu_name
 
 
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument("--shape", choices=names, nargs="+", default=names)
     parser.add_argument("--batch", type=int, nargs="+", choices=range(1, 9), default=BATCHES, metavar="N")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
+    parser.add_argument(
+        "--kernels", nargs="+", default=[], metavar="K", help="values of BNNCC_KERNEL to time as well, such as dot"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="for each group that takes turns [2]")
     parser.add_argument("--json", type=Path, metavar="F", help="write all figures")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw time against differing bits (matplotlib)")
@@ -50,7 +54,7 @@ def main() -> None:
     try:
         with ExitStack() as stack:
             _run(arguments, stack)
-    except (PeerError, OSError, subprocess.CalledProcessError) as error:
+    except (BnnccError, PeerError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"benchmarks: {error}")
 
 
@@ -78,7 +82,14 @@ def _run(arguments: argparse.Namespace, stack: ExitStack) -> None:
             if shape.name in arguments.shape:
                 print(f"{shape.name} ...", file=sys.stderr, flush=True)
                 rows += layers.measure_shape(
-                    shape, arguments.batch, arguments.threads, peers, limit, arguments.seconds, folder
+                    shape,
+                    arguments.batch,
+                    arguments.threads,
+                    arguments.kernels,
+                    peers,
+                    limit,
+                    arguments.seconds,
+                    folder,
                 )
         layers.print_rows(rows)
         for peer in peers:

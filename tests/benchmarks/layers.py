@@ -108,6 +108,8 @@ class Row:
     int8_us: float = 0.0
     peers_us: dict[str, float] = field(default_factory=dict)
     """By engine; its convolution alone, where it tells, under "ENGINE, conv alone"."""
+    kernels_us: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Bits to bits and float to float, by a kernel that BNNCC_KERNEL made the library take."""
     planes_per_ns: float | None = None
     """What the bit-plane kernel counted a nanosecond of the whole layer; only for 56x56x64, which fills its lanes."""
     limit_planes_per_ns: float | None = None
@@ -152,17 +154,21 @@ def measure_shape(
     shape: Shape,
     batches: Sequence[int],
     threads: Sequence[int],
+    kernels: Sequence[str],
     peers: Sequence[Peer],
     limit: LogicLimit | None,
     seconds: float,
     folder: Path,
 ) -> list[Row]:
-    """Time a shape in all ways, each batch and number of threads for about `seconds`."""
+    """Time a shape in all ways, each batch and number of threads for about `seconds`.
+
+    `kernels`: values of BNNCC_KERNEL to time beside the library's own choice.
+    """
     compiled = [CompiledWorkload(workload, shape, folder) for workload in workloads(shape)]
     rows = []
     for count in threads:
         for batch in batches:
-            rows += _measure(shape, compiled, batch, count, peers, limit, seconds, folder)
+            rows += _measure(shape, compiled, batch, count, kernels, peers, limit, seconds, folder)
     return rows
 
 
@@ -171,12 +177,14 @@ def _measure(
     compiled: Sequence[CompiledWorkload],
     batch: int,
     threads: int,
+    kernels: Sequence[str],
     peers: Sequence[Peer],
     limit: LogicLimit | None,
     seconds: float,
     folder: Path,
 ) -> list[Row]:
     rows, timed = [], []  # timed: rows, the field of theirs that gets the median, turns
+    forced = []  # a row, a kernel, its turns
     noise = np.random.default_rng([2, shape.size]).standard_normal((batch, shape.channels, shape.size, shape.size))
     for item in compiled:
         signs = item.workload.signs[:batch]
@@ -184,6 +192,10 @@ def _measure(
         kernel = item.bits_layer().library.kernel
         row = Row(shape.name, batch, threads, item.workload.filters, item.workload.activations, item.fraction, kernel)
         rows.append(row)
+        for kernel in kernels:
+            with environment(BNNCC_KERNEL=kernel):
+                for call in (item.bits_call(bits, threads), item.float_call(x, threads)):
+                    forced.append((row, kernel, short_turn(call)))
         for suffix, variables in (("us", {}), ("avx2_us", {"BNNCC_ISA": "avx2"})):
             with environment(**variables):
                 timed.append(([row], f"bits_{suffix}", short_turn(item.bits_call(bits, threads))))
@@ -200,8 +212,8 @@ def _measure(
     peer_turns = [_peer_turn(peer, shape, weight, signs, threads, folder) for peer in peers]
     limit_turns = [short_turn(limit.run)] if limit and threads == 1 else []
 
-    times = interleave([*(item[2] for item in timed), *peer_turns, *limit_turns], min_time=seconds)
-    medians = [median(series) for series in times]
+    turns = [*(item[2] for item in timed), *peer_turns, *(item[2] for item in forced), *limit_turns]
+    medians = [median(series) for series in interleave(turns, min_time=seconds)]
     for (owners, name, _), value in zip(timed, medians, strict=False):
         for row in owners:
             setattr(row, name, value * 1e6)
@@ -210,6 +222,8 @@ def _measure(
             row.peers_us |= {peer.engine: value * 1e6}
             if peer.alone:
                 row.peers_us |= {f"{peer.engine}, conv alone": median(peer.alone) * 1e6}
+    for (row, kernel, _), value in zip(forced, medians[len(timed) + len(peers) :], strict=False):
+        row.kernels_us[kernel] = (*row.kernels_us.get(kernel, ()), value * 1e6)
     if limit_turns and shape.size == 56:
         for row in rows:
             _count_planes(row, shape, limit, medians[-1])
@@ -272,6 +286,12 @@ def print_rows(rows: Sequence[Row]) -> None:
                 f"{name.layer:>10}  onnxruntime fp32 Conv {name.fp32_conv_us:.1f}, with Sign and BatchNormalization "
                 f"{name.fp32_us:.1f}, int8 {name.int8_us:.1f}{peers}"
             )
+        for row in part:
+            shown = ", ".join(
+                f"{kernel} {bits:.1f} | {floats:.1f}" for kernel, (bits, floats) in row.kernels_us.items()
+            )
+            if shown:
+                print(f"{row.layer:>10}  {row.filters}, {row.activations}, bits | float by kernel: {shown}")
         for row in part:
             if row.planes_per_ns is not None:
                 share = row.planes_per_ns / row.limit_planes_per_ns
