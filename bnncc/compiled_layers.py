@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -14,11 +14,11 @@ from onnx import helper, numpy_helper
 from bnncc import runtime
 from bnncc.errors import BadInput
 from bnncc.passes.order_filters import ATTRIBUTE, read_tree_text
-from bnncc.runtime.functions import DOMAIN, MIN_OPSET, all_functions
+from bnncc.runtime.binding import Result
+from bnncc.runtime.functions import DOMAIN, MIN_OPSET, STEPS, all_functions
 
 _LAYERS = ("BinaryConv", "BinaryLinear")
-# The operands of an op that the library's epilogue takes, and their types.
-_EPILOGUE = {"scale": np.float32, "shift": np.float32, "threshold": np.int32}
+_STEPS = ("BinaryConvSteps", "BinaryConvStepsDual")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CompiledLayer:
 
     node: onnx.NodeProto
     inputs: tuple[str, ...]
-    """The tensors that it reads: packed signs, and after them what its op may take beside constants."""
+    """The tensors that it reads: packed signs, and the residual if a step adds one."""
     width: int
     """Signs in the last axis of the first input."""
     weights: NDArray[np.float32]
@@ -40,6 +40,10 @@ class CompiledLayer:
     def source(self) -> str:
         """The tensor of packed signs."""
         return self.inputs[0]
+
+    def bind(self, values: Mapping[str, np.ndarray]) -> tuple[Callable[[], None], Result]:
+        """Return a function that runs on the arrays of its inputs, and the result, which each call writes anew."""
+        return self.library.bind(*(values[name] for name in self.inputs))
 
     def fp32_model(self, signs: NDArray[np.float32]) -> tuple[onnx.ModelProto, NDArray[np.float32]]:
         """Return a model of the float32 Conv or MatMul that the layer's dot product is, and its input "x".
@@ -92,9 +96,11 @@ def _layer(node: onnx.NodeProto, formal: list[str], constants: dict[str, onnx.Te
     if "weight" not in values:
         raise BadInput(f"node {node.name!r}: its weights are not an initializer")
     shape, width, packed = attributes["weight_shape"], attributes["width"], values["weight"]
-    epilogue = {
-        name: values[name] for name, dtype in _EPILOGUE.items() if name in values and values[name].dtype == dtype
-    }
+    epilogue = {name: values[name] for name in ("scale", "shift") if name in values}
+    if node.op_type in _STEPS:
+        epilogue["steps"] = _steps(attributes, values)
+    elif "threshold" in values:
+        epilogue["threshold"] = values["threshold"]
     parts = {
         "node": node,
         "inputs": tuple(name for name in node.input if name and name not in constants),
@@ -105,8 +111,19 @@ def _layer(node: onnx.NodeProto, formal: list[str], constants: dict[str, onnx.Te
         library = runtime.Linear(packed, weight_shape=shape, width=width, **epilogue)
         return CompiledLayer(**parts, convolution={}, library=library)
     convolution = {name: attributes[name] for name in ("strides", "pads", "dilations", "group", "pad_value")}
-    library = runtime.Conv2d(packed, weight_shape=shape, width=width, tree=_tree(attributes), **convolution, **epilogue)
+    hints = {"tree": _tree(attributes)}
+    if "kernel" in attributes:
+        hints["kernel"] = attributes["kernel"].decode()
+    library = runtime.Conv2d(packed, weight_shape=shape, width=width, **convolution, **hints, **epilogue)
     return CompiledLayer(**parts, convolution=convolution, library=library)
+
+
+def _steps(attributes: dict[str, object], values: dict[str, np.ndarray]) -> runtime.Steps:
+    bits = {name: values[name] for name in ("threshold", "direction") if name in values}
+    if bits:
+        bits["nan_bit"] = attributes["nan_bit"]
+    kinds = list(STEPS)
+    return runtime.Steps([kinds[number] for number in attributes["steps"]], values["operands"], **bits)
 
 
 def _tree(attributes: dict[str, object]) -> runtime.ConvTree | None:

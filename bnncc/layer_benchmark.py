@@ -54,7 +54,7 @@ def _time(
     min_time: float,
 ) -> LayerTime:
     bits = inputs[layer.source]
-    run, result = layer.library.bind(bits)
+    run, result = layer.bind(inputs)
     ours: Turn = turn(run, _CALLS)
     if threads != 1:
         session = _session(alone(model, layer, inputs), threads)

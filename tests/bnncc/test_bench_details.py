@@ -185,6 +185,34 @@ def test_a_layer_alone_computes_what_its_model_does(bnncc, builder, tmp_path):
             assert np.array_equal(runtime.unpack_signs(result, dot.shape[3]) > 0, dot >= threshold[:, None, None])
 
 
+def test_a_layer_alone_with_steps(bnncc, builder, tmp_path):
+    """A shortcut, PReLU, and the bits of what comes out: through the library and as a model."""
+    b = builder(6)
+    shape = (2, 8, 5, 9)
+    b.signs("x", "signs0")
+    b.node("Conv", ["signs0", b.weights("w0", 8, 8, 3, 3)], "conv", pads=[1, 1, 1, 1])
+    b.node("Add", [b.batchnorm("conv", 8, "bn"), "x"], "sum")
+    b.node("PRelu", ["sum", b.floats("slope", 8, 1, 1)], "y")
+    b.signs("y", "signs1")
+    b.node("Conv", ["signs1", b.weights("w1", 4, 8, 1, 1)], "z")
+    path, out = tmp_path / "m.onnx", tmp_path / "o.onnx"
+    onnx.save(b.model({"x": list(shape)}, {"y": list(shape), "z": [2, 4, 5, 9]}), path)
+    assert bnncc("compile", path, "-o", out, "-q", "--require-binary", "all").exit_code == 0
+    model = onnx.load(out)
+    layer = compiled_layers(model)[0]
+    assert layer.node.op_type == "BinaryConvStepsDual"
+    x = np.random.default_rng(7).standard_normal(shape, dtype=np.float32)
+    given = {layer.source: runtime.binarize(x), "x": x}
+    assert set(given) == set(layer.inputs)
+    run, results = layer.bind(given)
+    run()
+    others = InferenceSession(alone(model, layer, given).SerializeToString()).run(None, given)
+    for result, other in zip(results, others, strict=True):
+        assert np.array_equal(result, other)
+    (expected,) = InferenceSession(path).run(["y"], {"x": x})
+    np.testing.assert_allclose(results[0], expected, rtol=1e-4, atol=1e-4)  # onnxruntime folds the batch-norm
+
+
 def test_layers_need_a_compiled_model(bnncc, cnn, mlp):
     for path in (cnn, mlp):
         fails(bnncc("bench", path, "--layers"), path.name, "no binary layers")
