@@ -13,9 +13,8 @@ from onnx import helper, numpy_helper
 
 from bnncc import runtime
 from bnncc.errors import BadInput
-from bnncc.model_io import BNNCC_DOMAIN
 from bnncc.passes.order_filters import ATTRIBUTE, read_tree_text
-from bnncc.runtime.functions import MIN_OPSET, all_functions
+from bnncc.runtime.functions import DOMAIN, MIN_OPSET, all_functions
 
 _LAYERS = ("BinaryConv", "BinaryLinear")
 # The operands of an op that the library's epilogue takes, and their types.
@@ -73,7 +72,7 @@ class CompiledLayer:
 
 def is_binary_layer(node: onnx.NodeProto) -> bool:
     """Return whether a node is a binary convolution or linear layer, with whatever epilogue."""
-    return node.domain == BNNCC_DOMAIN and node.op_type.startswith(_LAYERS)
+    return node.domain == DOMAIN and node.op_type.startswith(_LAYERS)
 
 
 def compiled_layers(model: onnx.ModelProto) -> list[CompiledLayer]:

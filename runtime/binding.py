@@ -152,7 +152,9 @@ class Conv2d:
     Parameters: `weight`, packed signs [M, ceil(K / 8)] with K = C/group * kh * kw in (channel, row, column) order;
     `weight_shape`, (M, C/group, kh, kw); `width` of the input; `strides` and `dilations`, (height, width); `pads`,
     (top, left, bottom, right); `group`; `pad_value`, 0 for padding that contributes nothing, or the sign that it has;
-    `tree`, trees over the filters, without which the kernel takes dot products.
+    `tree`, trees over the filters, without which none is counted along; `kernel`, the one to use where it can be had
+    ("dot", "planes", "channels", the latter two perhaps with the bits of their lanes: "planes 512"), by default the one
+    that seems fastest for each run.
     The epilogue: `scale` and `shift`, float32 of one value or M, give the float output dot * scale + shift, each step
     rounded; `threshold`, int32 [M], gives the bit output dot >= threshold. Without any of them the float output is
     the dot product itself. `steps` is what the float output goes through, and what its bits are.
@@ -174,6 +176,7 @@ class Conv2d:
         threshold: ArrayLike | None = None,
         steps: Steps | None = None,
         tree: ConvTree | None = None,
+        kernel: str | None = None,
         isa: str = "auto",
     ) -> None:
         ffi, lib = interface(), library()
@@ -191,12 +194,14 @@ class Conv2d:
         params.width = width
         self.epilogue = _Epilogue(scale, shift, threshold, steps)
         self.in_channels, self.out_channels, self.width = params.in_channels, shape[0], width
-        hint, kept = _filter_tree(tree, group, shape[0])
+        hints = ffi.new("bnncc_conv_hints *")
+        hints.tree, kept = _filter_tree(tree, group, shape[0])
+        hints.kernel = kernel_name = ffi.NULL if kernel is None else ffi.new("char[]", kernel.encode())
         handle, error = ffi.new("bnncc_conv **"), ffi.new("bnncc_error *")
         status = lib.bnncc_conv_create(
-            params, _in(weight), weight.size, self.epilogue.struct, hint, _isa_number(isa), handle, error
+            params, _in(weight), weight.size, self.epilogue.struct, hints, _isa_number(isa), handle, error
         )
-        del kept  # the library has copied what it needs
+        del kept, kernel_name  # the library has copied what it needs
         check(status, error)
         self._handle = ffi.gc(handle[0], lib.bnncc_conv_destroy)
 
@@ -204,6 +209,18 @@ class Conv2d:
     def kernel(self) -> str:
         """The kernel and instruction set in use, such as "dot/avx512vpopcntdq"."""
         return interface().string(library().bnncc_conv_kernel(self._handle)).decode()
+
+    def estimates(self, batch: int, height: int, differing: float = 0.2) -> dict[str, float]:
+        """Return the seconds that each kernel it may use would roughly take on one thread, the fastest first.
+
+        `differing`: the share of inputs whose sign is not that of most in their map, at most 0.5 (coin flips).
+        """
+        ffi, lib = interface(), library()
+        found, count = ffi.new(f"bnncc_kernel_estimate[{lib.BNNCC_KERNEL_LIMIT}]"), ffi.new("size_t *")
+        error = ffi.new("bnncc_error *")
+        check(lib.bnncc_conv_estimate(self._handle, batch, height, differing, found, count, error), error)
+        times = {ffi.string(found[i].kernel).decode(): found[i].nanoseconds * 1e-9 for i in range(count[0])}
+        return dict(sorted(times.items(), key=lambda item: item[1]))
 
     def __call__(self, x: ArrayLike, residual: ArrayLike | None = None) -> Result:
         """Run on packed signs [N, C, H, ceil(width / 8)], with a residual of the output's shape where a step adds it.

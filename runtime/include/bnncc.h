@@ -177,15 +177,22 @@ typedef struct bnncc_conv_params {
 
 typedef struct bnncc_conv bnncc_conv;
 
-/* tree: NULL, or trees over the filters. It is checked whether the kernel uses it or not, and need not be kept.
+/* What may make a convolution faster, but never changes a result. */
+typedef struct bnncc_conv_hints {
+    const bnncc_filter_tree *tree; /* NULL, or trees over the filters; checked whether a kernel uses them or not */
+    const char *kernel;            /* NULL or "auto", or the kernel to use where it can be had; see below */
+} bnncc_conv_hints;
+
+/* hints: NULL, or hints, which need not be kept.
  *
- * The kernel takes dot products, or counts in bit-planes: along the tree, where there is one, with output pixels in the
- * lanes; or with filters in the lanes, what differs from what most pixels have. Which is best may depend on the batch.
- * The environment variable BNNCC_KERNEL, read here, is "auto" (the default: the cheapest one), "dot", "planes"
- * (wherever there is a tree, else "dot") or "channels"; BNNCC_UNSUPPORTED for a layer too large for the one asked for.
- */
+ * There are three kernels. "dot" takes dot products. "planes" counts along trees over the filters, output pixels in its
+ * lanes; it needs the trees. "channels" counts with filters in its lanes. Each run has the one that a rough estimate of
+ * times finds fastest for its batch, height and input, unless the hint names one, or the environment variable
+ * BNNCC_KERNEL, read here, does: "auto", "dot", "planes" or "channels", the latter two perhaps with the bits of their
+ * lanes ("planes 256"). What a hint names and cannot be had is passed over; what the variable names is then
+ * BNNCC_UNSUPPORTED, but for "planes" where there is no tree, which is "dot". */
 BNNCC_API bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
-                                         const bnncc_epilogue *epilogue, const bnncc_filter_tree *tree, bnncc_isa isa,
+                                         const bnncc_epilogue *epilogue, const bnncc_conv_hints *hints, bnncc_isa isa,
                                          bnncc_conv **conv, bnncc_error *error);
 BNNCC_API void bnncc_conv_destroy(bnncc_conv *conv);
 /* Output height for an input height, and the (fixed) output width in pixels. */
@@ -194,6 +201,18 @@ BNNCC_API bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t h
 /* The kernel and instruction set in use, for reports: "dot/avx512vpopcntdq", "planes/avx2 256" (lanes of 256 bits),
  * "channels/avx512bw 512" or, where it depends on the run, "planes/avx512bw 512+256, channels 512, dot". */
 BNNCC_API const char *bnncc_conv_kernel(const bnncc_conv *conv);
+
+/* A kernel that a convolution could use, as hints name it, and the time that one thread would roughly take. */
+typedef struct bnncc_kernel_estimate {
+    char kernel[32];
+    double nanoseconds;
+} bnncc_kernel_estimate;
+
+enum { BNNCC_KERNEL_LIMIT = 4 };
+/* estimates: room for BNNCC_KERNEL_LIMIT of them, *count is how many there are. differing: the share of inputs whose
+ * sign is not that of most in their map, at most 0.5 (coin flips); about 0.2 in trained networks. */
+BNNCC_API bnncc_status bnncc_conv_estimate(const bnncc_conv *conv, int64_t batch, int64_t height, double differing,
+                                           bnncc_kernel_estimate *estimates, size_t *count, bnncc_error *error);
 /* y: float32 [batch, out_channels, out_height, out_width], NULL exactly where the epilogue gives no float output;
  * bits: packed signs [batch, out_channels, out_height, ceil(out_width / 8)], NULL exactly where it gives no bits;
  * residual: float32 of y's shape, y itself or apart from it, NULL exactly where no step adds it. */

@@ -39,7 +39,8 @@ struct bnncc_conv {
     size_t tree_work; /* planes that the trees add for one vector */
     channels_plan channels_plan;
     channels_conv *channels; /* NULL where it is not to be used */
-    bool can_serve[SERVERS]; /* those that were prepared */
+    bool usable[SERVERS];    /* those that a run could be served by */
+    bool can_serve[SERVERS]; /* those of them that were prepared */
     const dot_kernel *kernel;
     epilogue epilogue;
     size_t group_filters; /* output channels of a group */
@@ -174,56 +175,66 @@ static size_t choose_server(const bnncc_conv *conv, const bool *usable, double d
 }
 
 /* Which lanes the bit-plane kernel can have for a layer. */
-static void plan_lanes(bnncc_conv *conv, bool *usable) {
+static void plan_lanes(bnncc_conv *conv, size_t lane_bits) {
     size_t lane_bytes[LANE_WIDTHS] = {8, 0};
     if (conv->isa == BNNCC_ISA_AVX2)
         lane_bytes[0] = 32;
     else if (conv->isa != BNNCC_ISA_PORTABLE)
         lane_bytes[0] = 64, lane_bytes[1] = 32;
     for (size_t i = 0; i < LANE_WIDTHS && lane_bytes[i]; i++)
-        usable[i] = planes_plan_create(&conv->params, conv->out_width, conv->isa, lane_bytes[i], &conv->lanes[i].plan);
+        conv->usable[i] =
+            (!lane_bits || lane_bits == 8 * lane_bytes[i]) &&
+            planes_plan_create(&conv->params, conv->out_width, conv->isa, lane_bytes[i], &conv->lanes[i].plan);
 }
 
-static bool has_lanes(const bool *usable) {
+static bool has_lanes(const bool *servers) {
     for (size_t i = 0; i < LANE_WIDTHS; i++)
-        if (usable[i])
+        if (servers[i])
             return true;
     return false;
 }
 
-/* Prepares the bit-plane and the channel kernel where they are asked for, or are best for some batch and some input: in
- * recorded ones of a trained network 15 to 23 % of signs differ from what most in their map are, in coin flips nearly
- * half. The height is not known yet; maps are as often as not square. The dot kernel serves what they do not, whatever
- * the height. */
+/* Finds what can serve runs as requested: nothing where the layer is too large for the kernel, or has no tree. */
+static void find_usable(bnncc_conv *conv, bool has_tree, const conv_request *request) {
+    const bool automatic = request->kernel == CONV_KERNEL_AUTO;
+    if (has_tree && (automatic || request->kernel == CONV_KERNEL_PLANES))
+        plan_lanes(conv, request->lane_bits);
+    if (automatic || request->kernel == CONV_KERNEL_CHANNELS) {
+        bool *channels = &conv->usable[SERVER_CHANNELS];
+        *channels = channels_plan_create(&conv->params, conv->out_width, conv->isa, &conv->channels_plan);
+        *channels = *channels && (!request->lane_bits || request->lane_bits == 8 * conv->channels_plan.lane_bytes);
+    }
+    conv->usable[SERVER_DOT] =
+        automatic || request->kernel == CONV_KERNEL_DOT || (request->kernel == CONV_KERNEL_PLANES && !has_tree);
+}
+
+/* Prepares the kernels that are asked for, or are best for some batch and some input: in recorded ones of a trained
+ * network 15 to 23 % of signs differ from what most in their map are, in coin flips nearly half. The height is not
+ * known yet; maps are as often as not square. */
 static bnncc_status create_servers(bnncc_conv *conv, const uint8_t *weight, const bnncc_filter_tree *tree,
-                                   conv_kernel requested, bnncc_error *error) {
+                                   const conv_request *request, bnncc_error *error) {
     const size_t most_batch = 64, groups = (size_t)conv->params.group;
-    const bool automatic = requested == CONV_KERNEL_AUTO;
-    bool usable[SERVERS] = {false};
-    if (tree && (automatic || requested == CONV_KERNEL_PLANES)) {
-        plan_lanes(conv, usable);
-        if (!automatic && !has_lanes(usable))
-            return fail(error, BNNCC_UNSUPPORTED,
-                        "BNNCC_KERNEL is planes, but the layer is too large for the bit-plane kernel");
+    find_usable(conv, tree != NULL, request);
+    if (!has_lanes(conv->usable) && !conv->usable[SERVER_CHANNELS] && !conv->usable[SERVER_DOT]) {
+        if (!request->hint)
+            return fail(
+                error, BNNCC_UNSUPPORTED,
+                "BNNCC_KERNEL is \"%s\", but the layer is too large for that kernel, or there are no such lanes",
+                getenv("BNNCC_KERNEL"));
+        find_usable(conv, tree != NULL, &(conv_request){.kernel = CONV_KERNEL_AUTO});
     }
-    if (automatic || requested == CONV_KERNEL_CHANNELS) {
-        usable[SERVER_CHANNELS] = channels_plan_create(&conv->params, conv->out_width, conv->isa, &conv->channels_plan);
-        if (!automatic && !usable[SERVER_CHANNELS])
-            return fail(error, BNNCC_UNSUPPORTED,
-                        "BNNCC_KERNEL is channels, but the layer is too large for the channel kernel");
-    }
-    usable[SERVER_DOT] = automatic || !(has_lanes(usable) || usable[SERVER_CHANNELS]);
     bnncc_status status = BNNCC_OK;
     group_tree *trees = NULL;
-    if (has_lanes(usable)) {
+    if (has_lanes(conv->usable)) {
         status = group_trees_create(tree, weight, groups, conv->group_filters, conv->length, &trees, error);
         if (!status)
-            conv->tree_work = planes_work(&conv->lanes[usable[0] ? 0 : 1].plan, trees);
+            conv->tree_work = planes_work(&conv->lanes[conv->usable[0] ? 0 : 1].plan, trees);
     }
-    conv->can_serve[SERVER_DOT] = usable[SERVER_DOT];
+    /* The dot kernel serves what the others do not, whatever the height. */
+    conv->can_serve[SERVER_DOT] = conv->usable[SERVER_DOT];
     for (size_t batch = 1; !status && batch <= most_batch; batch *= 2) {
-        conv->can_serve[choose_server(conv, usable, 0.15, batch, conv->out_width)] = true;
-        conv->can_serve[choose_server(conv, usable, 0.5, batch, conv->out_width)] = true;
+        conv->can_serve[choose_server(conv, conv->usable, 0.15, batch, conv->out_width)] = true;
+        conv->can_serve[choose_server(conv, conv->usable, 0.5, batch, conv->out_width)] = true;
     }
     for (size_t i = 0; !status && i < LANE_WIDTHS; i++)
         if (conv->can_serve[i])
@@ -233,6 +244,16 @@ static bnncc_status create_servers(bnncc_conv *conv, const uint8_t *weight, cons
     if (trees)
         group_trees_destroy(trees, groups);
     return status;
+}
+
+/* "dot", "planes 256", "channels 512". */
+static void name_server(const bnncc_conv *conv, size_t server, char *name, size_t size) {
+    if (server == SERVER_DOT)
+        snprintf(name, size, "dot");
+    else if (server == SERVER_CHANNELS)
+        snprintf(name, size, "channels %zu", 8 * conv->channels_plan.lane_bytes);
+    else
+        snprintf(name, size, "planes %zu", 8 * conv->lanes[server].plan.lane_bytes);
 }
 
 /* "dot/avx2", "planes/avx2 256", or, where runs differ, "planes/avx512bw 512+256, channels 512, dot". */
@@ -258,8 +279,9 @@ static void name_kernel(bnncc_conv *conv) {
 }
 
 bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
-                               const bnncc_epilogue *epilogue, const bnncc_filter_tree *tree, bnncc_isa isa,
+                               const bnncc_epilogue *epilogue, const bnncc_conv_hints *hints, bnncc_isa isa,
                                bnncc_conv **result, bnncc_error *error) {
+    const bnncc_filter_tree *tree = hints ? hints->tree : NULL;
     int64_t out_width = 0;
     bool overflow = false;
     if (!params || !weight || !result)
@@ -273,10 +295,10 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
         return fail(error, BNNCC_INVALID_ARGUMENT, "weight has %zu bytes, not out_channels * ceil(%zu / 8)",
                     weight_size, length);
     const size_t groups = (size_t)params->group, group_filters = (size_t)params->out_channels / groups;
-    conv_kernel requested = CONV_KERNEL_AUTO;
+    conv_request request;
     bnncc_status status = bnncc_isa_resolve(isa, &isa, error);
     if (!status)
-        status = conv_kernel_requested(&requested, error);
+        status = conv_kernel_requested(hints ? hints->kernel : NULL, &request, error);
     if (!status && tree)
         status = check_filter_tree(tree, groups, group_filters, error);
     if (status)
@@ -296,7 +318,7 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
     status = epilogue_create(&conv->epilogue, epilogue, (size_t)params->out_channels, isa, error);
     const bool padded = params->pads[0] || params->pads[1] || params->pads[2] || params->pads[3];
     if (!status)
-        status = create_servers(conv, weight, tree, requested, error);
+        status = create_servers(conv, weight, tree, &request, error);
     if (!status && conv->can_serve[SERVER_DOT] &&
         (!place_weights(conv, weight) || (padded && params->pad_value == 0 && !sum_taps(conv, weight))))
         status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's weights");
@@ -322,6 +344,26 @@ void bnncc_conv_destroy(bnncc_conv *conv) {
 }
 
 const char *bnncc_conv_kernel(const bnncc_conv *conv) { return conv->name; }
+
+bnncc_status bnncc_conv_estimate(const bnncc_conv *conv, int64_t batch, int64_t height, double differing,
+                                 bnncc_kernel_estimate *estimates, size_t *count, bnncc_error *error) {
+    int64_t out_height = 0, out_width = 0;
+    if (!estimates || !count)
+        return fail(error, BNNCC_INVALID_ARGUMENT, "estimates or count is NULL");
+    if (!(differing >= 0 && differing <= 0.5))
+        return fail(error, BNNCC_INVALID_ARGUMENT, "differing is %g, not a share of at most a half", differing);
+    const bnncc_status status = bnncc_conv_output_shape(conv, height, &out_height, &out_width, error);
+    if (status || check_size("batch", batch, 1, error))
+        return BNNCC_INVALID_ARGUMENT;
+    *count = 0;
+    for (size_t i = 0; i < SERVERS; i++)
+        if (conv->usable[i]) {
+            bnncc_kernel_estimate *to = estimates + (*count)++;
+            name_server(conv, i, to->kernel, sizeof to->kernel);
+            to->nanoseconds = cost(conv, i, differing, (size_t)batch, (size_t)out_height);
+        }
+    return BNNCC_OK;
+}
 
 bnncc_status bnncc_conv_output_shape(const bnncc_conv *conv, int64_t height, int64_t *out_height, int64_t *out_width,
                                      bnncc_error *error) {

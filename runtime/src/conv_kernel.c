@@ -9,22 +9,48 @@
 #include "conv_kernel.h"
 #include "checked.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-bnncc_status conv_kernel_requested(conv_kernel *kernel, bnncc_error *error) {
-    const char *name = getenv("BNNCC_KERNEL");
-    if (!name || !*name || strcmp(name, "auto") == 0)
-        *kernel = CONV_KERNEL_AUTO;
-    else if (strcmp(name, "dot") == 0)
-        *kernel = CONV_KERNEL_DOT;
-    else if (strcmp(name, "planes") == 0)
-        *kernel = CONV_KERNEL_PLANES;
-    else if (strcmp(name, "channels") == 0)
-        *kernel = CONV_KERNEL_CHANNELS;
-    else
-        return fail(error, BNNCC_INVALID_ARGUMENT, "BNNCC_KERNEL is \"%.32s\"; it may be auto, dot, planes or channels",
-                    name);
+/* "auto", or the name of a kernel and, after a space, the bits of its lanes. */
+static bool parse(const char *text, conv_request *request) {
+    static const char *const names[] = {"auto", "dot", "planes", "channels"};
+    static const size_t lane_bits[] = {64, 128, 256, 512};
+    for (size_t kernel = CONV_KERNEL_AUTO; kernel <= CONV_KERNEL_CHANNELS; kernel++) {
+        const size_t length = strlen(names[kernel]);
+        if (strncmp(text, names[kernel], length) != 0)
+            continue;
+        request->kernel = (conv_kernel)kernel;
+        request->lane_bits = 0;
+        if (!text[length])
+            return true;
+        for (size_t i = 0; kernel >= CONV_KERNEL_PLANES && i < sizeof lane_bits / sizeof *lane_bits; i++) {
+            char bits[8];
+            snprintf(bits, sizeof bits, " %zu", lane_bits[i]);
+            request->lane_bits = lane_bits[i];
+            if (strcmp(text + length, bits) == 0)
+                return true;
+        }
+    }
+    return false;
+}
+
+bnncc_status conv_kernel_requested(const char *hint, conv_request *request, bnncc_error *error) {
+    const char *forced = getenv("BNNCC_KERNEL");
+    *request = (conv_request){.kernel = CONV_KERNEL_AUTO};
+    if (forced && *forced) {
+        if (!parse(forced, request))
+            return fail(error, BNNCC_INVALID_ARGUMENT,
+                        "BNNCC_KERNEL is \"%.32s\"; it may be auto, dot, planes or channels, the latter two with lanes "
+                        "as in \"planes 256\"",
+                        forced);
+    } else if (hint) {
+        request->hint = true;
+        if (!parse(hint, request))
+            return fail(error, BNNCC_INVALID_ARGUMENT, "the kernel \"%.32s\" is none of auto, dot, planes and channels",
+                        hint);
+    }
     return BNNCC_OK;
 }
 

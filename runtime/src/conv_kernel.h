@@ -12,8 +12,14 @@ typedef enum conv_kernel {
     CONV_KERNEL_CHANNELS,
 } conv_kernel;
 
-/* What the environment variable BNNCC_KERNEL says: "auto" (as if it were not set), "dot", "planes" or "channels". */
-bnncc_status conv_kernel_requested(conv_kernel *kernel, bnncc_error *error);
+typedef struct conv_request {
+    conv_kernel kernel;
+    size_t lane_bits; /* 0: any */
+    bool hint;        /* where it cannot be had, another will do */
+} conv_request;
+
+/* What the environment variable BNNCC_KERNEL says, or else the hint (which may be NULL), or else that any will do. */
+bnncc_status conv_kernel_requested(const char *hint, conv_request *request, bnncc_error *error);
 
 /* Rough times of one thread, in nanoseconds, that are good for being compared with each other.
  * words: 64-bit words of a filter; taps: of its kernel; filters: of all groups. work: see planes_work.

@@ -157,13 +157,19 @@ static bnncc_status create(const op_node *node, void *state, bnncc_error *error)
         return status;
     const size_t weight_size = (size_t)params.out_channels * (size_t)weight_bytes;
     tree_attribute read = {0};
+    char *kernel = NULL;
+    size_t kernel_length = 0;
     status = read_tree_attribute(node, &params, &read, error);
+    if (status == BNNCC_OK)
+        status = node_optional_text(node, "kernel", &kernel, &kernel_length, error);
     if (status == BNNCC_OK) {
         const bnncc_filter_tree tree = {read.group_nodes, read.parents, read.node_count, read.flipped};
-        status = bnncc_conv_create(&params, weight.data, weight_size, &epilogue, read.group_nodes ? &tree : NULL,
-                                   BNNCC_ISA_AUTO, &op->conv, error);
+        const bnncc_conv_hints hints = {.tree = read.group_nodes ? &tree : NULL, .kernel = kernel};
+        status =
+            bnncc_conv_create(&params, weight.data, weight_size, &epilogue, &hints, BNNCC_ISA_AUTO, &op->conv, error);
     }
     free_tree_attribute(&read);
+    free(kernel);
     return status == BNNCC_OK ? check_shapes(node, op, input.dims[0], input.dims[2], error) : status;
 }
 

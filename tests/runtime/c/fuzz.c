@@ -309,9 +309,12 @@ static void fuzz_conv(tally *tally, random_state *random) {
     bnncc_error error = {""};
     bnncc_conv *conv = NULL;
     int64_t out_height = 0, out_width = 0;
+    const char *const kernels[] = {NULL, NULL, "auto", "dot", "planes", "planes 256", "channels", "channels 512", "no"};
+    const bnncc_conv_hints hints = {.tree = random_one_in(random, 2) ? NULL : &tree,
+                                    .kernel = kernels[random_between(random, 0, 8)]};
     const bnncc_status status =
         bnncc_conv_create(random_one_in(random, 60) ? NULL : &p, random_one_in(random, 60) ? NULL : weight, weight_size,
-                          random_one_in(random, 60) ? NULL : &epilogue, random_one_in(random, 2) ? NULL : &tree,
+                          random_one_in(random, 60) ? NULL : &epilogue, random_one_in(random, 60) ? NULL : &hints,
                           random_isa(random), random_one_in(random, 60) ? NULL : &conv, &error);
     if (check_status(tally, status, &error) && conv) {
         CHECK(tally, length > 0 && (wide)weight_size == weight_bytes, "a layer that cannot be is accepted");

@@ -99,7 +99,8 @@ static inline void free_layer(layer *made) {
 static inline bool run_reference(tally *tally, random_state *random, layer *made) {
     bnncc_error error = {""};
     bnncc_conv *dot = NULL;
-    const bool fits = !bnncc_conv_create(&made->params, made->weight, made->weight_size, &made->epilogue, NULL,
+    const bnncc_conv_hints hints = {.kernel = "dot"};
+    const bool fits = !bnncc_conv_create(&made->params, made->weight, made->weight_size, &made->epilogue, &hints,
                                          BNNCC_ISA_PORTABLE, &dot, &error) &&
                       !bnncc_conv_output_shape(dot, made->height, &made->out_height, &made->out_width, &error);
     if (fits) {

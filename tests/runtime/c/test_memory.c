@@ -55,7 +55,8 @@ static bnncc_status use_conv_of(const bnncc_epilogue *epilogue, const float *res
                                       .pad_value = 0,
                                       .width = 5};
     bnncc_conv *conv = NULL;
-    bnncc_status status = bnncc_conv_create(&params, data, 6, epilogue, &tree, BNNCC_ISA_AUTO, &conv, error);
+    const bnncc_conv_hints hints = {.tree = &tree};
+    bnncc_status status = bnncc_conv_create(&params, data, 6, epilogue, &hints, BNNCC_ISA_AUTO, &conv, error);
     if (!status)
         status = bnncc_conv_run(conv, data, residual, 1, 5, y, bits, NULL, error);
     bnncc_conv_destroy(conv);

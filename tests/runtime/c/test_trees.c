@@ -166,8 +166,9 @@ static void test_group_trees(tally *tally, random_state *random) {
     float *plain = must_allocate(outputs * sizeof *plain), *hinted = must_allocate(outputs * sizeof *hinted);
     for (int with = 0; with < 2; with++) {
         bnncc_conv *conv = NULL;
+        const bnncc_conv_hints hints = {.tree = &made.tree};
         const bnncc_status status = bnncc_conv_create(&params, weight, (size_t)params.out_channels * bytes, &epilogue,
-                                                      with ? &made.tree : NULL, BNNCC_ISA_AUTO, &conv, &error);
+                                                      with ? &hints : NULL, BNNCC_ISA_AUTO, &conv, &error);
         CHECK(tally, !status && !bnncc_conv_run(conv, x, NULL, 1, 1, with ? hinted : plain, NULL, NULL, &error), "%s",
               error.message);
         bnncc_conv_destroy(conv);
