@@ -424,15 +424,6 @@ static void correct_padding(const bnncc_conv *conv, const window *windows, size_
     }
 }
 
-/* The outputs of a tile: output pixels (row, column) and on of `rows` x `columns`, in an image. */
-static void store_tile(const conv_job *job, size_t image, size_t row, size_t rows, size_t column, size_t columns,
-                       size_t first_filter, size_t filter_count, const int32_t *dots) {
-    const size_t plane = image * (size_t)job->conv->params.out_channels;
-    for (size_t channel = first_filter; channel < first_filter + filter_count; channel++, dots += DOT_TILE)
-        epilogue_store_tile(&job->conv->epilogue, channel, dots, &job->to, (plane + channel) * job->out_height + row,
-                            rows, column, columns);
-}
-
 /* Stage 2: items [begin, end); an item is a chunk of a group of a tile of an image, the chunks counting fastest. */
 static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
     const conv_job *job = argument;
@@ -460,7 +451,8 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
         const size_t first_filter = group * conv->group_filters + filter;
         if (conv->tap_sums)
             correct_padding(conv, windows, count, first_filter, filters, dots);
-        store_tile(job, image, row, rows, column, columns, first_filter, filters, dots);
+        const epilogue_tile outputs = {image, row, rows, column, columns};
+        epilogue_store_tile(&conv->epilogue, &job->to, &outputs, first_filter, filters, dots);
     }
 }
 
@@ -519,6 +511,8 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const floa
         job.to = (epilogue_tensors){.residual = residual ? residual + done * out_pixels : NULL,
                                     .y = y ? y + done * out_pixels : NULL,
                                     .bits = bits ? bits + done * out_rows * out_row_bytes : NULL,
+                                    .channels = filters,
+                                    .height = out_height,
                                     .width = conv->out_width};
         parallel_ranges(parallel, now * job.height, sign_words(channels) * width * 8, prepare_rows, &job);
         parallel_run(parallel, now * image_items, smaller(pieces, now * image_items), convolve, &job);

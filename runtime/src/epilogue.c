@@ -161,23 +161,36 @@ bnncc_status epilogue_check_tensors(const epilogue *epilogue, const float *resid
     return BNNCC_OK;
 }
 
-void epilogue_store_tile(const epilogue *epilogue, size_t channel, const int32_t *dots, const epilogue_tensors *to,
-                         size_t row, size_t rows, size_t column, size_t columns) {
-    /* Pixels of several rows are neighbours in the float tensors. */
-    const size_t at = row * to->width + column, pixels = rows * columns, row_bytes = sign_bytes(to->width);
-    uint64_t signs = 0;
-    if (epilogue->steps.count) {
-        float values[64];
-        epilogue_floats(epilogue, channel, dots, pixels, values);
-        signs = epilogue_finish(epilogue, channel, values, to->residual ? to->residual + at : NULL, pixels, to->y + at);
-    } else if (to->y) {
-        epilogue_floats(epilogue, channel, dots, pixels, to->y + at);
+static void store_bits(const epilogue_tensors *to, const epilogue_tile *tile, size_t channel, uint64_t signs) {
+    const size_t row_bytes = sign_bytes(to->width);
+    const size_t row = (tile->image * to->channels + channel) * to->height + tile->row;
+    uint8_t *bits = to->bits + row * row_bytes + tile->column / 8;
+    for (size_t i = 0; i < tile->rows; i++, bits += row_bytes)
+        store_word(bits, signs >> i * tile->columns & low_bits(tile->columns), sign_bytes(tile->columns));
+}
+
+void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
+                         size_t count, const int32_t *dots) {
+    enum { AT_ONCE = 16 }; /* channels: floats just stored in parts of vectors cannot be loaded again at once */
+    const size_t pixels = tile->rows * tile->columns, plane = to->height * to->width;
+    const bool steps = epilogue->steps.count > 0;
+    float values[AT_ONCE][64];
+    for (size_t begin = 0, end; begin < count; begin = end) {
+        end = smaller(begin + AT_ONCE, count);
+        /* Pixels of several rows are neighbours in the float tensors. */
+        size_t at = (tile->image * to->channels + first + begin) * plane + tile->row * to->width + tile->column;
+        for (size_t i = begin; to->y && i < end; i++)
+            epilogue_floats(epilogue, first + i, dots + i * 64, pixels,
+                            steps ? values[i - begin] : to->y + at + (i - begin) * plane);
+        for (size_t i = begin; i < end; i++, at += plane) {
+            const float *residual = to->residual ? to->residual + at : NULL;
+            uint64_t signs = 0;
+            if (steps)
+                signs = epilogue_finish(epilogue, first + i, values[i - begin], residual, pixels, to->y + at);
+            if (epilogue->threshold)
+                signs = epilogue_signs(epilogue, first + i, dots + i * 64, pixels);
+            if (to->bits)
+                store_bits(to, tile, first + i, signs);
+        }
     }
-    if (!to->bits)
-        return;
-    if (epilogue->threshold)
-        signs = epilogue_signs(epilogue, channel, dots, pixels);
-    uint8_t *bits = to->bits + row * row_bytes + column / 8;
-    for (size_t i = 0; i < rows; i++, bits += row_bytes)
-        store_word(bits, signs >> i * columns & low_bits(columns), sign_bytes(columns));
 }

@@ -46,17 +46,22 @@ static inline uint64_t epilogue_finish(const epilogue *epilogue, size_t channel,
     return epilogue->steps.apply(&epilogue->steps, channel, values, residual, count, y);
 }
 
-/* Tensors with rows of `width` pixels, [image][channel][row] of them; NULL where there are none. */
+/* Tensors [image][channel][height] of rows of `width` pixels; NULL where there are none. */
 typedef struct epilogue_tensors {
     const float *residual;
     float *y;
     uint8_t *bits;
-    size_t width;
+    size_t channels, height, width;
 } epilogue_tensors;
 
-/* All outputs of a tile of one channel from its `rows` x `columns` <= 64 dot products: from `column` on, of row `row`
- * and those after it. Tiles of several rows are as wide as the tensors; the others begin at a byte of bits. */
-void epilogue_store_tile(const epilogue *epilogue, size_t channel, const int32_t *dots, const epilogue_tensors *to,
-                         size_t row, size_t rows, size_t column, size_t columns);
+/* A tile: `rows` x `columns` <= 64 output pixels of an image, from (row, column) on. Tiles of several rows are as wide
+ * as the tensors; the others begin at a byte of bits. */
+typedef struct epilogue_tile {
+    size_t image, row, rows, column, columns;
+} epilogue_tile;
+
+/* All outputs of a tile of channels [first, first + count) from their dot products, [count][64]. */
+void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
+                         size_t count, const int32_t *dots);
 
 #endif /* BNNCC_EPILOGUE_H */

@@ -147,11 +147,13 @@ def test_switches(cnn):
     report = bnncc.compile(cnn, config=Config(lower=False)).report
     assert report.ops == {}
     assert report.verify.flipped_bits == 0
-    assert not {"lower", "order-filters"} & {item.name for item in report.passes}
+    assert not {"lower", "fuse-epilogues", "order-filters"} & {item.name for item in report.passes}
     assert report.trees is None
     report = bnncc.compile(cnn, config=Config(tree=False)).report
     assert "order-filters" not in [item.name for item in report.passes]
     assert report.trees is None
+    report = bnncc.compile(cnn, config=Config(fuse_epilogues=False)).report
+    assert "fuse-epilogues" not in [item.name for item in report.passes]
     assert "fold-batchnorm" not in [
         item.name for item in bnncc.compile(cnn, config=Config(fold_batchnorm=False)).report.passes
     ]
@@ -209,7 +211,7 @@ def test_dump_passes(cnn, tmp_path):
     dumped = [file.removesuffix(".onnx").split("-", 1) for file in files]
     assert [int(number) for number, _ in dumped] == list(range(1, len(files) + 1))
     assert [name for _, name in dumped] == [name for name in names if name in {name for _, name in dumped}]
-    assert [name for _, name in dumped[-2:]] == ["lower", "order-filters"]
+    assert [name for _, name in dumped[-3:]] == ["lower", "fuse-epilogues", "order-filters"]
     assert all(onnx.load(tmp_path / "dump" / file).graph.node for file in files)
 
 

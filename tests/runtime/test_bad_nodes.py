@@ -182,7 +182,7 @@ def test_steps(op, attributes, values, text):
 
 
 def test_missing_attributes_of_steps():
-    assert "'steps' has 0 values, not 1 to 16" in message("BinaryConvSteps", drop="steps")
+    assert "'steps'" in message("BinaryConvSteps", drop="steps")
     assert "nan_bit" in message("BinaryConvStepsDual", drop="nan_bit")
 
 

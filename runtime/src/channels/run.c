@@ -281,20 +281,6 @@ static void count_block(const channels_band *band, size_t block) {
 
 /* ---- Results ----------------------------------------------------------------------------------------------------- */
 
-/* The outputs of 64 channels at most, from `channel` on, for output pixels (row, column) and on of the band, rows x
- * columns. dots: [channels][DOT_TILE]. */
-static void store_tile(const channels_band *band, size_t row, size_t rows, size_t column, size_t columns,
-                       size_t channel, size_t channels, int32_t (*dots)[DOT_TILE]) {
-    const channels_job *job = band->job;
-    const channels_conv *conv = job->conv;
-    const epilogue_tensors to = {job->residual, job->y, job->bits, conv->plan.out_width};
-    for (size_t end = channel + channels; channel < end; channel++, dots++) {
-        const size_t plane = band->image * (size_t)conv->plan.params.out_channels + channel;
-        epilogue_store_tile(conv->epilogue, channel, *dots, &to, plane * job->out_height + band->row + row, rows,
-                            column, columns);
-    }
-}
-
 /* The floats of one block's filters, and their bits if they are asked for too, tile by tile. */
 static void expand_block(const channels_band *band, size_t block) {
     const channels_job *job = band->job;
@@ -302,6 +288,12 @@ static void expand_block(const channels_band *band, size_t block) {
     const channels_plan *plan = &conv->plan;
     const size_t first_filter = block * 8 * plan->lane_bytes;
     const size_t filters = smaller(plan->group_filters - first_filter, 8 * plan->lane_bytes);
+    const epilogue_tensors to = {.residual = job->residual,
+                                 .y = job->y,
+                                 .bits = job->bits,
+                                 .channels = (size_t)plan->params.out_channels,
+                                 .height = job->out_height,
+                                 .width = plan->out_width};
     _Alignas(64) int32_t dots[64][DOT_TILE];
     for (size_t row = 0, rows; row < band->rows; row += rows) {
         rows = smaller(job->tile_rows, band->rows - row);
@@ -320,8 +312,10 @@ static void expand_block(const channels_band *band, size_t block) {
                     .dots = dots,
                 };
                 conv->steps->expand(&expansion);
-                store_tile(band, row, rows, column, columns, band->group * plan->group_filters + first_filter + filter,
-                           smaller(filters - filter, 64), dots);
+                const epilogue_tile tile = {band->image, band->row + row, rows, column, columns};
+                epilogue_store_tile(conv->epilogue, &to, &tile,
+                                    band->group * plan->group_filters + first_filter + filter,
+                                    smaller(filters - filter, 64), dots[0]);
             }
         }
     }

@@ -176,8 +176,8 @@ static void finish_run(const planes_job *job, const planes_expansion *word, cons
 /* Channels [begin, end) of one word, EXPAND_CHUNK at most, where there are steps. Their floats wait in the first cache
  * for each other: what was stored in parts of vectors cannot be loaded at once, and y, which may be the residual, is
  * written once. slots: the signs of the word's slots in the group's first channel. */
-static void expand_with_steps(const planes_job *job, const planes_expansion *word, size_t group, size_t begin,
-                              size_t end, uint8_t *slots) {
+static void expand_with_steps(const planes_job *job, const planes_expansion *word, const word_run *runs,
+                              size_t run_count, size_t group, size_t begin, size_t end, uint8_t *slots) {
     _Alignas(64) float values[EXPAND_CHUNK][64];
     const planes_plan *plan = &job->conv->plan;
     const size_t slot_bytes = job->rows * plan->lane_bytes;
@@ -196,8 +196,6 @@ static void expand_with_steps(const planes_job *job, const planes_expansion *wor
             to += word->count[slot];
         }
     job->conv->expand(&here, 0, end - begin);
-    word_run runs[8];
-    const size_t run_count = find_runs(word, runs);
     for (size_t channel = begin; channel < end; channel++) {
         float *from = values[channel - begin];
         for (size_t i = 0; i < run_count; from += runs[i].pixels, i++)
@@ -214,8 +212,10 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
     const size_t channels = (size_t)plan->params.out_channels, word_slots = 8 / plan->pitch;
     const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes,
                  first = group * plan->group_filters;
+    const bool steps = conv->epilogue->steps.count > 0;
     planes_expansion words[8];
-    size_t word_count = 0;
+    word_run runs[8][8];
+    size_t word_count = 0, run_counts[8];
     for (size_t begin = 0; begin < sheet->used_slots; begin += word_slots) {
         planes_expansion *word = words + word_count++;
         *word = (planes_expansion){
@@ -240,14 +240,16 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
             word->sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
             word->y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
         }
+        if (steps)
+            run_counts[word_count - 1] = find_runs(word, runs[word_count - 1]);
     }
     /* All lanes of some channels after the other, while their counters are in the nearest cache. */
     uint8_t *slots = sheet->signs + (first * job->rows + j) * plan->lane_bytes;
     for (size_t begin = 0, end; begin < plan->group_filters; begin = end) {
         end = smaller(begin + EXPAND_CHUNK, plan->group_filters);
         for (size_t i = 0; i < word_count; i++) {
-            if (conv->epilogue->steps.count)
-                expand_with_steps(job, words + i, group, begin, end, slots + i * 8);
+            if (steps)
+                expand_with_steps(job, words + i, runs[i], run_counts[i], group, begin, end, slots + i * 8);
             else
                 conv->expand(words + i, begin, end);
         }
