@@ -11,7 +11,7 @@ from bnncc.passes.pipeline import check_order, passes_for
 from bnncc.passes.simplify import Simplify
 
 
-@pytest.mark.parametrize(("fold", "lower", "tree"), itertools.product((False, True), repeat=3))
+@pytest.mark.parametrize(("fold", "lower", "tree"), list(itertools.product((False, True), repeat=3)))
 def test_every_config_has_an_order_that_holds(fold, lower, tree):
     names = [step.name for step in passes_for(Config(fold_batchnorm=fold, lower=lower, tree=tree))]
     assert ("fold-batchnorm" in names, "lower" in names, "order-filters" in names) == (fold, lower, lower and tree)
