@@ -39,7 +39,7 @@ def test_shipped_model(bnncc, images, tmp_path, name, binary, residual):
     assert len(layers) == binary
     before, after = (sum(layer[key] for layer in layers) for key in ("size_before", "size_after"))
     # Weights are 1/32; a threshold (4 bytes) or scale and shift (8 bytes) per channel and the filter tree come on top.
-    assert before / after > (28 if residual else 30)
+    assert before / after > 30
     assert bnncc("verify", model, out, "--data", images, "--through", "functions", "--json", report).exit_code == 0
     for verify in (made["verify"], json.loads(report.read_text())):
         assert verify["flipped_bits"] == 0
