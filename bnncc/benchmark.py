@@ -14,7 +14,7 @@ import onnxruntime
 
 from bnncc.compiled_layers import compiled_layers, is_binary_layer
 from bnncc.config import Config
-from bnncc.data import Feeds, RandomSamples, common_signature, load_samples, model_inputs
+from bnncc.data import Feeds, call_inputs, common_signature, model_inputs
 from bnncc.errors import BadInput
 from bnncc.layer_benchmark import time_layers
 from bnncc.model_io import LoadedModel, load_model, one_line, runtime_errors, staging_folder, walk_nodes, write_model
@@ -170,11 +170,4 @@ def _inputs(
         signature = common_signature(*protos, config.input_shapes, names)
     else:
         signature = model_inputs(subjects[0].proto, config.input_shapes, name)
-    signature.check_batch(batch, name)
-    size = signature.fixed_batch or batch or 1
-    if data is None:
-        return RandomSamples(signature, size, config.seed).rows(0, size), size
-    samples = load_samples(data, signature)
-    if samples.count < size:
-        raise BadInput(f"{data}: holds {samples.count} samples, a batch of {size} was asked for")
-    return next(samples.batches(size))[0], size
+    return call_inputs(signature, batch, data, config.seed, name)

@@ -254,6 +254,10 @@ def main() -> None:
 @click.option("--min-speedup", type=float, metavar="RATIO", help="Gate: at least this many times as fast (measured).")
 @click.option("--require-binary", type=click.Choice(["all"]), help="Gate: every layer that could be binary is.")
 @click.option("--verify/--no-verify", default=None, help="Compare with the original before writing. [default: verify]")
+@click.option(
+    "--tune/--no-tune", default=None, help="Time the kernels of each layer, and name the fastest in the file."
+)
+@click.option("--tune-batch", type=click.IntRange(min=1), metavar="N", help="Samples of a call in that. [default: 1]")
 @_options(_samples, _seed, _threads, _shapes, _tree)
 @click.option("-q", "--quiet", is_flag=True, help="Print no tables.")
 @_verbose_option

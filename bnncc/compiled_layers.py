@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -12,10 +13,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bnncc import runtime
+from bnncc.data import Feeds
 from bnncc.errors import BadInput
+from bnncc.graphs import exposed
 from bnncc.passes.order_filters import ATTRIBUTE, read_tree_text
 from bnncc.runtime.binding import Result
 from bnncc.runtime.functions import DOMAIN, MIN_OPSET, STEPS, all_functions
+from bnncc.session import OPTIMIZED, InferenceSession, session_options
+
+KERNEL = "kernel"  # an attribute of convolutions: the name of the kernel to use where it can be had
 
 _LAYERS = ("BinaryConv", "BinaryLinear")
 _STEPS = ("BinaryConvSteps", "BinaryConvStepsDual")
@@ -34,6 +40,8 @@ class CompiledLayer:
     """+-1: [M, C/group, kh, kw], or [M, K] of a linear layer."""
     convolution: dict[str, object]
     """Attributes of an ONNX Conv (strides, pads, dilations, group), and pad_value; empty for a linear layer."""
+    kernel: str | None
+    """The kernel that its op names, if it names one."""
     library: runtime.Conv2d | runtime.Linear
 
     @property
@@ -80,18 +88,42 @@ def is_binary_layer(node: onnx.NodeProto) -> bool:
 
 
 def compiled_layers(model: onnx.ModelProto) -> list[CompiledLayer]:
-    """Return the binary layers of a compiled model that onnxruntime has loaded, in the order of its nodes.
+    """Return the binary layers of a compiled model in the order of its nodes.
+
+    onnxruntime must have made a session of it, which refuses damaged ops.
 
     Raises BadInput, naming the node, where weights are not initializers.
     """
-    formal = {function.name: list(function.input) for function in all_functions(MIN_OPSET)}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    return [_layer(node, formal[node.op_type], constants) for node in model.graph.node if is_binary_layer(node)]
+    return [compiled_layer(node, constants) for node in model.graph.node if is_binary_layer(node)]
 
 
-def _layer(node: onnx.NodeProto, formal: list[str], constants: dict[str, onnx.TensorProto]) -> CompiledLayer:
+def record_inputs(model: onnx.ModelProto, layers: Iterable[CompiledLayer], name: str, feeds: Feeds) -> Feeds:
+    """Return what the layers of a compiled model read when it is given these inputs, by tensor.
+
+    `name` is the model's in errors.
+    """
+    inner = list(dict.fromkeys(tensor for layer in layers for tensor in layer.inputs if tensor not in feeds))
+    session = InferenceSession(
+        exposed(model, inner, name).SerializeToString(), threads=1, sess_options=session_options(OPTIMIZED)
+    )
+    return {**feeds, **dict(zip(inner, session.run(inner, feeds), strict=True))}
+
+
+@functools.cache
+def _formal_inputs() -> dict[str, list[str]]:
+    return {function.name: list(function.input) for function in all_functions(MIN_OPSET)}
+
+
+def compiled_layer(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], kernel: str | None = None
+) -> CompiledLayer:
+    """Return the binary layer that a node is, with the model's initializers by name.
+
+    `kernel`: a kernel for it to use if it is a convolution, in place of the one that the node may name.
+    """
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    given = dict(zip(formal, node.input, strict=False))
+    given = dict(zip(_formal_inputs()[node.op_type], node.input, strict=False))
     values = {name: numpy_helper.to_array(constants[tensor]) for name, tensor in given.items() if tensor in constants}
     if "weight" not in values:
         raise BadInput(f"node {node.name!r}: its weights are not an initializer")
@@ -109,13 +141,14 @@ def _layer(node: onnx.NodeProto, formal: list[str], constants: dict[str, onnx.Te
     }
     if node.op_type.startswith("BinaryLinear"):
         library = runtime.Linear(packed, weight_shape=shape, width=width, **epilogue)
-        return CompiledLayer(**parts, convolution={}, library=library)
+        return CompiledLayer(**parts, convolution={}, kernel=None, library=library)
     convolution = {name: attributes[name] for name in ("strides", "pads", "dilations", "group", "pad_value")}
-    hints = {"tree": _tree(attributes)}
-    if "kernel" in attributes:
-        hints["kernel"] = attributes["kernel"].decode()
-    library = runtime.Conv2d(packed, weight_shape=shape, width=width, **convolution, **hints, **epilogue)
-    return CompiledLayer(**parts, convolution=convolution, library=library)
+    if kernel is None and isinstance(attributes.get(KERNEL), bytes):
+        kernel = attributes[KERNEL].decode()
+    library = runtime.Conv2d(
+        packed, weight_shape=shape, width=width, tree=_tree(attributes), kernel=kernel, **convolution, **epilogue
+    )
+    return CompiledLayer(**parts, convolution=convolution, kernel=kernel, library=library)
 
 
 def _steps(attributes: dict[str, object], values: dict[str, np.ndarray]) -> runtime.Steps:
@@ -127,7 +160,7 @@ def _steps(attributes: dict[str, object], values: dict[str, np.ndarray]) -> runt
 
 
 def _tree(attributes: dict[str, object]) -> runtime.ConvTree | None:
-    if ATTRIBUTE not in attributes:
+    if not isinstance(attributes.get(ATTRIBUTE), bytes):
         return None
     groups, channels = attributes["group"], attributes["weight_shape"][0]
     trees = read_tree_text(attributes[ATTRIBUTE].decode("ascii"), groups, channels // groups)

@@ -45,6 +45,10 @@ class Config:
     """Price of an edge of the tree beside its differing bits, in bits: what adding a count to the parent's takes."""
     tree_max_depth: int | None = None
     """Most edges between the root and a filter; none for any number."""
+    tune: bool = False
+    """Time every kernel for each binary convolution, on one thread, and name the fastest in the file."""
+    tune_batch: int = 1
+    """Samples of a call while timing."""
     verify: bool = True
     """Compare the compiled model with the original before it is written."""
     verify_samples: int = 32
@@ -70,11 +74,11 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             "fold_batchnorm", "lower", "fuse_epilogues", "tree", "tree_shared_root", "tree_complement", "tree_steiner",
-            "verify",
+            "tune", "verify",
         ):  # fmt: skip
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"config: {name} must be true or false, not {getattr(self, name)!r}")
-        whole = [("verify_samples", 1), ("seed", 0), ("threads", 0), ("tree_ripple", 0)]
+        whole = [("verify_samples", 1), ("seed", 0), ("threads", 0), ("tree_ripple", 0), ("tune_batch", 1)]
         if self.tree_max_depth is not None:
             whole.append(("tree_max_depth", 1))
         for name, least in whole:

@@ -298,3 +298,21 @@ def _check_array(path: Path, item: Input, array: np.ndarray, batched: bool) -> N
             raise BadInput(f"{path}: array {item.name!r} is empty: shape {list(array.shape)}")
         if wanted not in (None, size) and not (batched and axis == 0):
             raise BadInput(f"{path}: array {item.name!r} has shape {list(array.shape)}, the model takes {item.label}")
+
+
+def call_inputs(
+    signature: Signature, batch: int | None, data: str | os.PathLike[str] | None, seed: int, name: str
+) -> tuple[Feeds, int]:
+    """Return the inputs of one call, and how many samples they are: `batch` (None: 1), or what the model fixes.
+
+    They are the first of the .npz file `data`, or seeded noise. Raises BadInput, with the model's `name`, for a batch
+    that it does not take and for data that does not fit.
+    """
+    signature.check_batch(batch, name)
+    size = signature.fixed_batch or batch or 1
+    if data is None:
+        return RandomSamples(signature, size, seed).rows(0, size), size
+    samples = load_samples(data, signature)
+    if samples.count < size:
+        raise BadInput(f"{data}: holds {samples.count} samples, a batch of {size} was asked for")
+    return next(samples.batches(size))[0], size

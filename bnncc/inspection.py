@@ -8,10 +8,12 @@ from typing import Any
 
 from bnncc.config import Config
 from bnncc.errors import BadInput
+from bnncc.kernel_choice import describe_kernels
 from bnncc.model_io import LoadedModel, load_model
 from bnncc.onnxruntime_errors import one_line
 from bnncc.pipeline import Progress, count_ops, inspect_original
 from bnncc.report import LayerReport, NoteReport, PassReport, Report, SizeReport, from_dict, tree_totals
+from bnncc.session import UNOPTIMIZED, InferenceSession, session_options
 
 
 def inspect(model: str | os.PathLike[str], config: Config | None = None, progress: Progress | None = None) -> Report:
@@ -40,6 +42,8 @@ def _inspect_compiled(loaded: LoadedModel) -> Report:
             raise BadInput(
                 f"{loaded.path}: layer {layer.name!r} should be the node {layer.compiled_node!r}, which is not there"
             )
+    InferenceSession(loaded.path, sess_options=session_options(UNOPTIMIZED))  # refuses damaged ops
+    describe_kernels(loaded.proto, layers)
     config = _parse(loaded, metadata, "bnncc.config")
     source_size = _parse(loaded, metadata, "bnncc.source_size")
     if not isinstance(config, dict) or not isinstance(source_size, int):

@@ -7,9 +7,8 @@ import onnx
 import onnxruntime
 
 from bnncc import runtime
-from bnncc.compiled_layers import CompiledLayer, alone, compiled_layers
+from bnncc.compiled_layers import CompiledLayer, alone, compiled_layers, record_inputs
 from bnncc.data import Feeds
-from bnncc.graphs import exposed
 from bnncc.report import LayerTime
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
 from bnncc.timing import Progress, Turn, interleave, turn
@@ -33,9 +32,7 @@ def time_layers(
     `name` is the model's in errors.
     """
     layers = compiled_layers(model)
-    inner = list(dict.fromkeys(tensor for layer in layers for tensor in layer.inputs if tensor not in feeds))
-    values = _session(exposed(model, inner, name), threads).run(inner, feeds)
-    recorded = {**feeds, **dict(zip(inner, values, strict=True))}
+    recorded = record_inputs(model, layers, name, feeds)
     reports = []
     for number, layer in enumerate(layers, 1):
         if progress is not None:

@@ -16,9 +16,10 @@ from onnx import checker, shape_inference
 from bnncc import __version__, model_io
 from bnncc.benchmark import bench_models
 from bnncc.config import Config
-from bnncc.data import with_input_shapes
+from bnncc.data import call_inputs, model_inputs, with_input_shapes
 from bnncc.errors import BadInput, GateFailed
 from bnncc.gates import bench_gates, failures, layer_gates, verify_gates
+from bnncc.kernel_choice import describe_kernels, tune
 from bnncc.model_io import (
     LoadedModel,
     check_output_path,
@@ -73,6 +74,11 @@ def compile(
     outcome = _run_passes(loaded, config, dump_passes, say)
     compiled: onnx.ModelProto = outcome.model
     layers, passes = layer_reports(outcome.layers), pass_reports(outcome.passes)
+    if config.tune:
+        name = str(loaded.path)
+        signature = model_inputs(compiled, config.input_shapes, name)
+        feeds, batch = call_inputs(signature, config.tune_batch, data, config.seed, name)
+        tune(compiled, layers, name, feeds, batch, say)
     _set_metadata(
         compiled,
         {
@@ -85,6 +91,7 @@ def compile(
             SIGN_TENSORS_KEY: sign_tensors_to_json(outcome.sign_tensors),
         },
     )
+    describe_kernels(compiled, layers)  # after the metadata: another machine may have other kernels
     report = Report(
         bnncc=__version__,
         model=str(loaded.path),
@@ -192,6 +199,7 @@ def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | N
     started = time.perf_counter()
     outcome = _run_passes(loaded, config, None, progress or (lambda text: None))
     layers = layer_reports(outcome.layers)
+    describe_kernels(outcome.model, layers)
     return Report(
         bnncc=__version__,
         model=str(loaded.path),

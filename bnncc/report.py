@@ -44,6 +44,11 @@ class LayerReport:
     reason: str
     """Why it is not binary; empty where it is."""
     kernel: str | None
+    """The library's kernel for a single sample on this machine; None where there is none."""
+    kernel_reason: str
+    """Why that one: the times that each would take, estimated or measured."""
+    input_shape: list[int | None] | None
+    """[C, H, W] of a binary convolution's input, None for a dynamic height."""
     weight_count: int
     weight_bits: int
     """Bits per weight: 1 or 32."""

@@ -67,6 +67,7 @@ def table(title: str) -> Table:
 def print_report(report: Report, console: Console) -> None:
     """Print the report of a compilation or an inspection."""
     print_layers(report, console)
+    print_kernels(report, console)
     print_trees(report, console)
     print_passes(report, console)
     _print_size(report, console)
@@ -120,6 +121,24 @@ def print_layers(report: Report, console: Console) -> None:
         for reason, names in reasons.items():
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             _print_item(console, shown, reason)
+
+
+def print_kernels(report: Report, console: Console) -> None:
+    """Print which kernel serves each binary layer, and why."""
+    served = [layer for layer in report.layers if layer.kernel is not None]
+    if not served:
+        return
+    rows = table("Kernels, for one sample and one thread")
+    rows.add_column("name", no_wrap=True)
+    rows.add_column("input", no_wrap=True)
+    rows.add_column("kernel", no_wrap=True)
+    rows.add_column("why")
+    for layer in served:
+        shape = "x".join("?" if size is None else str(size) for size in layer.input_shape or []) or "-"
+        name = shorten(layer.name, max(console.width - 80, 16))
+        rows.add_row(Text(name), Text(shape), Text(layer.kernel), Text(layer.kernel_reason))
+    console.print()
+    console.print(rows)
 
 
 def print_trees(report: Report, console: Console) -> None:

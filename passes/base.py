@@ -55,6 +55,8 @@ class LayerRecord:
     reason: str = ""
     candidate: bool = False
     kernel: str | None = None
+    kernel_reason: str = ""
+    input_shape: list[int | None] | None = None
     weight_bits: int = 32
     exact_sums: bool = False
     bit_ops_dense: int = 0

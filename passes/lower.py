@@ -294,9 +294,12 @@ def _emit(graph: gs.Graph, layer: _Layer, context: Context) -> None:
     record = context.layers.get(name)
     if record is not None:
         record.size_before += absorbed
-        record.kernel, record.compiled_node, record.weight_bits = "dot", name, 1
+        record.compiled_node, record.weight_bits = name, 1
         record.size_after = packed.values.nbytes + sum(tensor.values.nbytes for tensor in inputs)
-        positions = [g.static(size) for size in (dot.shape or ())[2:]] if node.op == "Conv" else []
+        positions = []
+        if node.op == "Conv":
+            positions = [g.static(size) for size in (dot.shape or ())[2:]]
+            record.input_shape = [*(g.static(size) for size in layer.packed.shape[1:3]), layer.attrs["width"]]
         record.bit_ops_dense = int(np.prod([size or 0 for size in positions], dtype=np.int64)) * layer.weights.size
 
 

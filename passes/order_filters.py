@@ -93,12 +93,16 @@ def tree_text(trees: list[tuple[np.ndarray, np.ndarray]]) -> str:
 def read_tree_text(text: str, groups: int, filters: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """What `tree_text` was given, (parents int32, flipped bool) of each group; `filters` are those of one group.
 
-    The text must be one that the library takes: it is not checked here.
+    Raises ValueError for text that holds no such trees.
     """
-    sextets = np.array([_ALPHABET.index(character) for character in text])
+    sextets = np.array([_ALPHABET.index(character) for character in text], np.int64)
     stream, at, trees = _low_bits(sextets, 6), 0, []
     for _ in range(groups):
+        if len(stream) < at + 16:
+            raise ValueError("text that ends too early")
         nodes = filters + int(_numbers(stream[at : at + 16], 16)[0])
+        if len(stream) < at + 16 + filters + nodes * nodes.bit_length():
+            raise ValueError("text that ends too early")
         flipped = stream[at + 16 : at + 16 + filters]
         at += 16 + filters
         width = nodes.bit_length()

@@ -34,15 +34,16 @@ KERNEL_OPS = (
 )
 
 # What the steps of BinaryConvSteps and BinaryConvStepsDual are called, by the numbers in their attribute `steps`
-# (bnncc_step in bnncc.h), and each as an op on `value` (what the steps before have made of the layer's float output)
-# and its row of `operands`, a value per channel, or on the one residual.
+# (bnncc_step in bnncc.h), and each in ops on `value` (what the steps before have made of the layer's float output) and
+# its row of `operands`, a value per channel, or on the one residual. PRelu is written out because what it makes of
+# infinities differs between versions of onnxruntime.
 STEPS = {
-    "add": "Add (value, operand)",
-    "multiply": "Mul (value, operand)",
-    "residual": "Add (value, residual)",
-    "prelu": "PRelu (value, operand)",
-    "maximum": "Max (value, operand)",
-    "minimum": "Min (value, operand)",
+    "add": "{y} = Add (value, operand)",
+    "multiply": "{y} = Mul (value, operand)",
+    "residual": "{y} = Add (value, residual)",
+    "prelu": "below = Less (value, zero_f) sloped = Mul (value, operand) {y} = Where (below, sloped, value)",
+    "maximum": "{y} = Max (value, operand)",
+    "minimum": "{y} = Min (value, operand)",
 }
 STEP_NUMBERS = {name: number for number, name in enumerate(STEPS)}
 MOST_STEPS = 16  # BNNCC_STEP_LIMIT
@@ -234,11 +235,11 @@ def _choice(names: list[str]) -> str:
     """Nodes that give `next` by the first of the steps named whose number is `kind`; the last one needs no question."""
     name = names[0]
     if len(names) == 1:
-        return f"next_{name} = {STEPS[name]}"
+        return STEPS[name].format(y=f"next_{name}")
     return f"""
         is_{name} = Equal (kind, number_{name})
         next_{name} = If (is_{name}) <
-            then_branch = take_{name} () => (then_{name}) {{ then_{name} = {STEPS[name]} }},
+            then_branch = take_{name} () => (then_{name}) {{ {STEPS[name].format(y=f"then_{name}")} }},
             else_branch = pass_{name} () => (next_{names[1]}) {{ {_choice(names[1:])} }}
         >"""
 
@@ -248,6 +249,7 @@ _APPLY_STEPS = f"""
 ApplySteps <steps> (x, operands, residual) => (y) {{
     per_channel = Constant <value = int64[4] {{1, -1, 1, 1}}> ()
     always = Constant <value = bool {{1}}> ()
+    zero_f = Constant <value = float {{0}}> ()
     {"".join(f"number_{name} = Constant <value = int64 {{{n}}}> (){chr(10)}    " for name, n in STEP_NUMBERS.items())}
     steps = Constant <value_ints: ints = @steps> ()
     count = Size (steps)

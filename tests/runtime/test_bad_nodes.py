@@ -288,6 +288,10 @@ def test_unknown_kernel(monkeypatch):
     assert 'BNNCC_KERNEL is "fastest"; it may be auto, dot, planes or channels' in message("BinaryConv")
 
 
+def test_a_hint_that_names_no_kernel():
+    assert 'the kernel "fastest" is none of auto, dot' in message("BinaryConv", attributes={"kernel": "fastest"})
+
+
 def test_layer_beyond_the_kernel_asked_for(monkeypatch):
     """What a kernel cannot serve is an error where it is asked for, and else the dot kernel's."""
     attributes = {**SOUND["BinaryConv"][1], "weight_shape": [1, 1, 1, 70000], "width": 70000, "pads": [0, 0, 0, 0]}
