@@ -63,7 +63,11 @@ def _profiles(
     make_sessions: Sequence[Callable[[Path], onnxruntime.InferenceSession]], feeds: Feeds, calls: int, folder: Path
 ) -> list[list[dict[str, Any]]]:
     """Return the events of each session's profile."""
-    sessions = [make(folder) for make in make_sessions]
+    sessions = []
+    for number, make in enumerate(make_sessions):
+        own = folder / f"session{number}"  # older onnxruntime names all profiles of a second alike
+        own.mkdir(exist_ok=True)
+        sessions.append(make(own))
     for _ in range(_WARM_UP_CALLS + calls):
         for session in sessions:
             session.run(None, feeds)
