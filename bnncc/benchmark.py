@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from bnncc.report import BenchReport
 from bnncc.runtime import selected_isa
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
 from bnncc.timing import cpu_count, cpu_name, interleave, turn
+
+_MOST_IN_A_ROW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +62,14 @@ def bench(
     progress: Callable[[str], None] | None = None,
     profile: bool = False,
     layers: bool = False,
+    in_a_row: int | None = None,
 ) -> BenchReport:
     """Time calls of a model, and of another one in turns with it, each under all of onnxruntime's optimizations.
 
     `batch` samples per call (None: 1, or what the model fixes), seeded noise or the first samples of the .npz file
-    `data`; `threads` within an operator, 0 for as many as onnxruntime likes. Runs `repeats` calls of each, or for about
+    `data`; `threads` within an operator, 0 for as many as onnxruntime likes. A turn is `in_a_row` calls (None: eight,
+    or fewer of models that take long) after one that is not counted, so that each model has its own caches; with 1,
+    single calls alternate, which find the caches as the other model left them. Runs `repeats` calls of each, or for about
     `min_time` seconds in all. Models with quantizers that onnxruntime lacks are timed rewritten in standard ops.
     With `profile`, further calls tell how long each op takes; with `layers`, each binary layer of `model` is timed
     alone, `repeats` rounds or `min_time` seconds for all of them.
@@ -79,7 +85,7 @@ def bench(
         if layers and not any(map(is_binary_layer, first.proto.graph.node)):
             raise BadInput(f"{first.name}: has no binary layers to time: give a compiled model")
         feeds, size = _inputs(subjects, batch, data, config)
-        report = _time(subjects, feeds, size, threads, data, repeats, min_time, progress)
+        report = _time(subjects, feeds, size, threads, data, repeats, min_time, progress, in_a_row)
         if profile:
             kernels = [
                 {layer.node.name: layer.library.kernel for layer in compiled_layers(item.proto)} for item in subjects
@@ -109,7 +115,7 @@ def bench_models(
         proto = onnx.load(str(compiled[0]), load_external_data=False)
         subjects = [_Subject(*compiled, proto), _Subject(reference_file, reference_name, reference)]
         feeds, size = _inputs(subjects, None, data, config)
-        return _time(subjects, feeds, size, config.threads, data, None, min_time, progress)
+        return _time(subjects, feeds, size, config.threads, data, None, min_time, progress, None)
 
 
 def _runnable(model: LoadedModel) -> onnx.ModelProto:
@@ -125,16 +131,24 @@ def _time(
     repeats: int | None,
     min_time: float,
     progress: Callable[[str], None] | None,
+    in_a_row: int | None,
 ) -> BenchReport:
     calls: list[Callable[[], object]] = []
+    one_each = 0.0  # seconds
     for subject in subjects:
         session = subject.session(threads)
         calls.append(lambda s=session: s.run(None, feeds))
         try:
             calls[-1]()
+            begun = time.perf_counter()
+            calls[-1]()
+            one_each += time.perf_counter() - begun
         except runtime_errors() as error:
             raise BadInput(f"{subject.name}: onnxruntime cannot run it: {one_line(error)}") from error
-    times = interleave([turn(call) for call in calls], repeats, min_time, progress)
+    if in_a_row is None:
+        in_a_row = _in_a_row(one_each, min_time)
+    rounds = None if repeats is None else -(-repeats // in_a_row)
+    times = interleave([turn(call, in_a_row) for call in calls], rounds, min_time, progress)
     medians = [float(np.median(series)) for series in times]
     ratio = pairwise = None
     if len(times) == 2:
@@ -150,6 +164,7 @@ def _time(
         min_ms=min(times[0]) * 1e3,
         against_min_ms=min(times[1]) * 1e3 if len(times) == 2 else None,
         repeats=len(times[0]),
+        in_a_row=in_a_row,
         threads=threads,
         batch=batch,
         data=Path(data).name if data is not None else "seeded noise",
@@ -158,6 +173,11 @@ def _time(
         isa=selected_isa(),
         onnxruntime=onnxruntime.__version__,
     )
+
+
+def _in_a_row(seconds: float, min_time: float) -> int:
+    """Calls of a turn, where one of each model takes so long and `min_time` is for ten rounds at least."""
+    return max(1, min(_MOST_IN_A_ROW, int(min_time / 10 / seconds) - 1))
 
 
 def _inputs(

@@ -372,6 +372,12 @@ def verify_command(
     metavar="S",
     help="Seconds, without --repeats. [default: 2]",
 )
+@click.option(
+    "--in-a-row",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Calls of a model before the other's turn; 1: single calls alternate. [default: 8, fewer of slow models]",
+)
 @click.option("--profile", is_flag=True, help="Say how long each op takes, by onnxruntime's profiler.")
 @click.option("--layers", is_flag=True, help="Time each binary layer alone, against float32's.")
 @_options(_seed, _threads, _shapes, _json)
@@ -385,6 +391,7 @@ def bench_command(
     min_time: float,
     threads: int | None,
     json_file: Path | None,
+    in_a_row: int | None,
     profile: bool,
     layers: bool,
     **options: Any,
@@ -398,7 +405,18 @@ def bench_command(
     threads = 1 if threads is None else threads
     with progress_line() as progress:
         report = bench(
-            model, against, threads, batch, data, repeats, min_time, _config(**options), progress, profile, layers
+            model,
+            against,
+            threads,
+            batch,
+            data,
+            repeats,
+            min_time,
+            _config(**options),
+            progress,
+            profile,
+            layers,
+            in_a_row,
         )
     _write_json(report, json_file, inputs)
     emit_tables(lambda console: print_bench(report, console))

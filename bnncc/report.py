@@ -230,6 +230,8 @@ class BenchReport:
     min_ms: float
     against_min_ms: float | None
     repeats: int
+    in_a_row: int
+    """Calls of a model before the other's turn, after one that is not counted; 1: single calls alternate."""
     threads: int
     batch: int
     data: str

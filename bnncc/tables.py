@@ -286,8 +286,9 @@ def print_bench(report: BenchReport, console: Console) -> None:
         )
     threads = "1 thread" if report.threads == 1 else f"{report.threads or 'all'} threads"
     cpus = "1 CPU" if report.cpus == 1 else f"{report.cpus} CPUs"
+    turns = f"{report.in_a_row} in a row" if report.in_a_row > 1 else "alternating"
     console.print(
-        f"{threads} on {cpus}, batch {report.batch}, {report.repeats} calls each on {report.data}; "
+        f"{threads} on {cpus}, batch {report.batch}, {report.repeats} calls each, {turns}, on {report.data}; "
         f"{report.device} ({report.isa}), onnxruntime {report.onnxruntime}",
         highlight=False,
         markup=False,
