@@ -54,7 +54,7 @@ bnncc_status bnncc_pool_output_shape(const bnncc_pool_params *params, int64_t *o
 
 typedef struct pool_job {
     const bnncc_pool_params *params;
-    const uint8_t *x;
+    const uint8_t *x, *x_end;
     uint8_t *bits;
     size_t width_words, out_height, out_width;
     uint64_t *scratch; /* [pieces][2 * width_words]: a row as wide as the input, and its taps combined */
@@ -142,6 +142,66 @@ static void pool_rows(void *argument, size_t piece, size_t begin, size_t end) {
     }
 }
 
+/* What an output row's window makes of its input rows, in one word. */
+static uint64_t join_rows(const pool_job *job, const uint8_t *plane, int64_t top, uint64_t flip) {
+    const bnncc_pool_params *params = job->params;
+    const size_t row_bytes = sign_bytes((size_t)params->width);
+    const uint64_t inside = low_bits((size_t)params->width);
+    uint64_t joined = 0;
+    for (int64_t r = 0; r < params->kernel_shape[0]; r++) {
+        const int64_t y = top + r * params->dilations[0];
+        if (y < 0 || y >= params->height)
+            continue;
+        const uint8_t *row = plane + (size_t)y * row_bytes;
+        /* Eight bytes may be read where the tensor has them, whatever they are. */
+        joined |= (load_word(row, job->x_end - row >= 8 ? 8 : row_bytes) ^ flip) & inside;
+    }
+    return joined;
+}
+
+/* As pool_rows, where a row and its padding are one word: each step is taken for many output rows, so that compilers
+ * make vectors of them. */
+static void pool_narrow_rows(void *argument, size_t piece, size_t begin, size_t end) {
+    enum { MOST = 64 };
+    const pool_job *job = argument;
+    const bnncc_pool_params *params = job->params;
+    const size_t plane_bytes = (size_t)params->height * sign_bytes((size_t)params->width);
+    const size_t out_bytes = sign_bytes(job->out_width), channels = (size_t)params->channels;
+    const uint64_t inside = low_bits(job->out_width);
+    size_t plane = begin / job->out_height, out_row = begin % job->out_height;
+    (void)piece;
+    while (begin < end) {
+        const size_t count = smaller(end - begin, MOST);
+        uint64_t rows[MOST] = {0}, flips[MOST] = {0};
+        for (size_t i = 0; i < count; i++) {
+            flips[i] = params->direction[params->direction_count == 1 ? 0 : plane % channels] > 0 ? 0 : ~UINT64_C(0);
+            rows[i] = join_rows(job, job->x + plane * plane_bytes,
+                                (int64_t)out_row * params->strides[0] - params->pads[0], flips[i])
+                      << params->pads[1];
+            if (++out_row == job->out_height) {
+                out_row = 0;
+                plane++;
+            }
+        }
+        for (int64_t taps = 1, more; taps < params->kernel_shape[1]; taps += more) {
+            more = params->kernel_shape[1] - taps < taps ? params->kernel_shape[1] - taps : taps;
+            const uint64_t distance = (uint64_t)(more * params->dilations[1]);
+            for (size_t i = 0; distance < 64 && i < MOST; i++)
+                rows[i] |= rows[i] >> distance;
+        }
+        if (params->strides[1] == 2)
+            for (size_t i = 0; i < MOST; i++)
+                rows[i] = even_bits(rows[i]);
+        else if (params->strides[1] != 1)
+            for (size_t i = 0; i < count; i++)
+                rows[i] = pick_bits(rows + i, 1, 0, (size_t)params->strides[1], job->out_width);
+        uint8_t *to = job->bits + begin * out_bytes;
+        for (size_t i = 0; i < count; i++)
+            store_word(to + i * out_bytes, (rows[i] ^ flips[i]) & inside, out_bytes);
+        begin += count;
+    }
+}
+
 bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t *x, int64_t batch, uint8_t *bits,
                                   const bnncc_parallel *parallel, bnncc_error *error) {
     int64_t out_height = 0, out_width = 0;
@@ -168,10 +228,15 @@ bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t
     if (overflow)
         return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
     pool_job job = {.params = params, .x = x, .bits = bits};
+    job.x_end = x + planes * (size_t)params->height * sign_bytes((size_t)params->width);
     job.out_height = (size_t)out_height;
     job.out_width = (size_t)out_width;
     /* The positions of the windows' first columns, counted from the padding's edge, may end beyond the input. */
     job.width_words = sign_words((size_t)(params->width + params->pads[1]));
+    if (job.width_words == 1 && out_width <= 64 && params->kernel_shape[0] <= 16) {
+        parallel_run(parallel, rows, parallel_pieces(parallel, rows, 16), pool_narrow_rows, &job);
+        return BNNCC_OK;
+    }
     const size_t taps = smaller((size_t)params->kernel_shape[0], (size_t)params->height);
     const size_t row_cost = job.width_words * (taps + 4) * 4;
     const size_t pieces = parallel_pieces(parallel, rows, row_cost);
