@@ -112,12 +112,14 @@ static void pool_rows(void *argument, size_t piece, size_t begin, size_t end) {
     const size_t width = (size_t)params->width, height = (size_t)params->height, row_bytes = sign_bytes(width);
     const size_t words = job->width_words, out_bytes = sign_bytes(job->out_width);
     uint64_t *row = job->scratch + piece * 2 * words, *combined = row + words;
+    size_t plane = begin / job->out_height, out_row = begin % job->out_height;
     for (size_t out = begin; out < end; out++) {
-        const size_t plane = out / job->out_height, channel = plane % (size_t)params->channels;
-        const uint64_t flip = params->direction[params->direction_count == 1 ? 0 : channel] > 0 ? 0 : ~UINT64_C(0);
+        const size_t channel = params->direction_count == 1 ? 0 : plane % (size_t)params->channels;
+        const uint64_t flip = params->direction[channel] > 0 ? 0 : ~UINT64_C(0);
         const uint8_t *input = job->x + plane * height * row_bytes;
-        const int64_t top = (int64_t)(out % job->out_height) * params->strides[0] - params->pads[0];
-        memset(row, 0, 2 * words * sizeof *row);
+        const int64_t top = (int64_t)out_row * params->strides[0] - params->pads[0];
+        for (size_t w = 0; w < words; w++)
+            row[w] = combined[w] = 0;
         int64_t first_row, end_row;
         taps_inside(top, params->dilations[0], params->kernel_shape[0], params->height, &first_row, &end_row);
         for (int64_t r = first_row; r < end_row; r++) {
@@ -138,6 +140,10 @@ static void pool_rows(void *argument, size_t piece, size_t begin, size_t end) {
             const uint64_t bits =
                 pick_bits(combined, words, x * (size_t)params->strides[1], (size_t)params->strides[1], count);
             store_word(job->bits + out * out_bytes + x / 8, (bits ^ flip) & low_bits(count), sign_bytes(count));
+        }
+        if (++out_row == job->out_height) {
+            out_row = 0;
+            plane++;
         }
     }
 }

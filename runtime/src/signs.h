@@ -29,15 +29,19 @@ static inline uint64_t load_word(const uint8_t *from, size_t bytes) {
         memcpy(&word, from, 8);
         return little_endian(word);
     }
+    if (bytes == 4) {
+        memcpy(&word, from, 4);
+        return little_endian(word);
+    }
     for (size_t i = 0; i < bytes; i++)
         word |= (uint64_t)from[i] << (8 * i);
     return word;
 }
 
 static inline void store_word(uint8_t *to, uint64_t word, size_t bytes) {
-    if (bytes == 8) {
+    if (bytes == 8 || bytes == 4) {
         word = little_endian(word);
-        memcpy(to, &word, 8);
+        memcpy(to, &word, bytes == 8 ? 8 : 4);
         return;
     }
     for (size_t i = 0; i < bytes; i++)

@@ -4,8 +4,12 @@
 #include "signs.h"
 
 void taps_inside(int64_t first, int64_t dilation, int64_t taps, int64_t size, int64_t *begin, int64_t *end) {
-    *begin = first >= 0 ? 0 : (-first + dilation - 1) / dilation;
-    *end = first >= size ? 0 : (size - first + dilation - 1) / dilation;
+    *begin = first >= 0 ? 0 : -first;
+    *end = first >= size ? 0 : size - first;
+    if (dilation != 1) { /* divisions take as long as all the rest */
+        *begin = (*begin + dilation - 1) / dilation;
+        *end = (*end + dilation - 1) / dilation;
+    }
     *end = *end < taps ? *end : taps;
     *begin = *begin < *end ? *begin : *end;
 }
