@@ -69,8 +69,8 @@ def bench(
     `batch` samples per call (None: 1, or what the model fixes), seeded noise or the first samples of the .npz file
     `data`; `threads` within an operator, 0 for as many as onnxruntime likes. A turn is `in_a_row` calls (None: eight,
     or fewer of models that take long) after one that is not counted, so that each model has its own caches; with 1,
-    single calls alternate, which find the caches as the other model left them. Runs `repeats` calls of each, or for about
-    `min_time` seconds in all. Models with quantizers that onnxruntime lacks are timed rewritten in standard ops.
+    single calls alternate, which find the caches as the other model left them. Runs `repeats` calls of each, or for
+    about `min_time` seconds in all. Models with quantizers that onnxruntime lacks are timed rewritten in standard ops.
     With `profile`, further calls tell how long each op takes; with `layers`, each binary layer of `model` is timed
     alone, `repeats` rounds or `min_time` seconds for all of them.
 
