@@ -146,7 +146,7 @@ def _time(
         except runtime_errors() as error:
             raise BadInput(f"{subject.name}: onnxruntime cannot run it: {one_line(error)}") from error
     if in_a_row is None:
-        in_a_row = _in_a_row(one_each, min_time)
+        in_a_row = _in_a_row(one_each, min_time, repeats)
     rounds = None if repeats is None else -(-repeats // in_a_row)
     times = interleave([turn(call, in_a_row) for call in calls], rounds, min_time, progress)
     medians = [float(np.median(series)) for series in times]
@@ -175,8 +175,13 @@ def _time(
     )
 
 
-def _in_a_row(seconds: float, min_time: float) -> int:
-    """Calls of a turn, where one of each model takes so long and `min_time` is for ten rounds at least."""
+def _in_a_row(seconds: float, min_time: float, repeats: int | None) -> int:
+    """Calls of a turn, where one of each model takes so long and `min_time` is for ten rounds at least.
+
+    With a given number of calls, turns that make just as many.
+    """
+    if repeats is not None:
+        return max(count for count in range(1, _MOST_IN_A_ROW + 1) if repeats % count == 0)
     return max(1, min(_MOST_IN_A_ROW, int(min_time / 10 / seconds) - 1))
 
 
