@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bnncc import __version__
-from bnncc.config import Config, load_config
+from bnncc.config import MOST_THREADS, Config, load_config
 from bnncc.errors import BadInput, BnnccError, GateFailed, InternalError
 
 # What a table is laid out for when stdout is no terminal.
@@ -159,7 +159,7 @@ _model = click.argument("model", type=_FILE, metavar="MODEL.onnx")
 _data = click.option("--data", type=_FILE, metavar="X.npz", help='Inputs by name, and "labels" if any.')
 _threads = click.option(
     "--threads",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=MOST_THREADS),
     default=None,
     metavar="N",
     help="Of onnxruntime; 0: all. [default: 1]",

@@ -20,6 +20,9 @@ else:  # the standard library has it from 3.11 on
     import tomli as tomllib
 
 
+MOST_THREADS = 1024  # onnxruntime starts as many as it is told to, however long that takes
+
+
 @dataclasses.dataclass(kw_only=True)
 class Config:
     """Options of `bnncc.compile`; a TOML file has the same names at its top level, `input_shapes` as a table.
@@ -85,6 +88,8 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInput(f"config: {name} must be a whole number of at least {least}, not {value!r}")
+        if self.threads > MOST_THREADS:
+            raise BadInput(f"config: threads must be at most {MOST_THREADS}, not {self.threads}")
         numbers = {"min_argmax_agreement": 1.0, "max_abs_diff": None, "max_rel_diff": None, "min_speedup": None}
         for name, most in numbers.items():
             value = getattr(self, name)

@@ -36,9 +36,12 @@ def is_structural(node: gs.Node) -> bool:
 
 def integer_chain(comparison: binarizers.Comparison) -> Chain | None:
     """The chain from a binary layer to the comparison, else None."""
+    return chain_to(comparison.source, comparison.threshold.size > 1 or comparison.direction.size > 1)
+
+
+def chain_to(tensor: gs.Tensor, per_channel: bool = False) -> Chain | None:
+    """The chain from a binary layer to a tensor, else None. per_channel: what comes next differs between channels."""
     nodes: list[gs.Node] = []
-    tensor = comparison.source
-    per_channel = comparison.threshold.size > 1 or comparison.direction.size > 1
     while True:
         node = g.producer(tensor)
         if node is None:

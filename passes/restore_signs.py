@@ -15,7 +15,7 @@ from bnncc.passes import binary_layers as bl
 from bnncc.passes import elementwise as ew
 from bnncc.passes import graph as g
 from bnncc.passes.base import LAYER_OPS, Context, PassResult
-from bnncc.passes.chains import Chain, integer_chain
+from bnncc.passes.chains import Chain, chain_to, integer_chain
 
 # Give exact zeros for whole ranges of their input.
 _MAKES_ZEROS = ("Relu", "ThresholdedRelu", "Shrink", "HardSwish", "HardSigmoid", "Floor", "Ceil", "Round", "Sign",
@@ -49,7 +49,7 @@ class RestoreSigns:
             if record is None or not record.was_sign or comparison is None:
                 continue
             chain = integer_chain(comparison)
-            reason = exact_zero(comparison.source) if chain is None else _zero_of_sums(chain, context)
+            reason = exact_zero(comparison.source, context) if chain is None else _zero_of_sums(chain, context)
             if reason:
                 result.note(where.name, f"not a binarizer: Sign of a value that can be exactly 0 ({reason})")
                 del context.binarizers[signs.name]
@@ -78,7 +78,7 @@ def _zero_of_sums(chain: Chain, context: Context) -> str | None:
     return None
 
 
-def exact_zero(tensor: gs.Tensor) -> str | None:
+def exact_zero(tensor: gs.Tensor, context: Context) -> str | None:
     """Why a tensor can be exactly 0 by construction, in words, else None."""
     values = g.constant(tensor)
     if values is not None:
@@ -88,6 +88,9 @@ def exact_zero(tensor: gs.Tensor) -> str | None:
         return None
     if binarizers.match(tensor) is not None:
         return None
+    chain = chain_to(tensor)
+    if chain is not None:
+        return _zero_of_sums(chain, context)
     here = f"after {node.op} '{node.name}'"
     if node.op in _MAKES_ZEROS:
         return here
@@ -100,16 +103,15 @@ def exact_zero(tensor: gs.Tensor) -> str | None:
     if node.op == "Pad" and bl.pad_value(node) in (None, 0):
         return f"{here} with zeros"
     if node.op in _SUMS and all(
-        is_discrete(source) or exact_zero(source) for source in node.inputs[: _data_count(node)]
+        is_discrete(source) or exact_zero(source, context) for source in node.inputs[: _data_count(node)]
     ):
         return f"{here}, a sum of values that are discrete or can be 0"
     if node.op in LAYER_OPS and g.optional_input(node, 2) is None:
-        # Two layers of discrete sums are evaluated, not guessed, where one comes directly before the Sign.
-        return exact_zero(node.inputs[0])
+        return exact_zero(node.inputs[0], context)
     if node.op in ("Mul", "Concat", "Max", "Min", "Where"):
-        return next((reason for reason in map(exact_zero, _variable(node)) if reason), None)
+        return next((reason for source in _variable(node) if (reason := exact_zero(source, context))), None)
     if node.op in (*_MOVES, *_KEEPS_ZEROS):
-        return exact_zero(node.inputs[0])
+        return exact_zero(node.inputs[0], context)
     return None
 
 

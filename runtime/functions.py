@@ -48,8 +48,8 @@ STEPS = {
 STEP_NUMBERS = {name: number for number, name in enumerate(STEPS)}
 MOST_STEPS = 16  # BNNCC_STEP_LIMIT
 
-# A convolution may also have the attribute tree (passes/order_filters.py): a hint to kernels that the bodies do not
-# declare, so that onnx and onnxruntime pass over it.
+# A convolution may also have the attributes tree (passes/order_filters.py) and kernel (bnncc/kernel_choice.py): hints
+# to the library that the bodies do not declare, so that onnx and onnxruntime pass over them.
 _CONV_ATTRIBUTES = "weight_shape, width, strides, pads, dilations, group, pad_value"
 _CONV_CALL = (
     "weight_shape: ints = @weight_shape, width: int = @width, strides: ints = @strides, pads: ints = @pads, "

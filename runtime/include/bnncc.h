@@ -73,7 +73,7 @@ typedef enum bnncc_step {
     BNNCC_STEP_ADD = 0,      /* y + operand */
     BNNCC_STEP_MULTIPLY = 1, /* y * operand */
     BNNCC_STEP_RESIDUAL = 2, /* y + residual; the operand is not used */
-    BNNCC_STEP_PRELU = 3,    /* y where y > 0, else y * operand */
+    BNNCC_STEP_PRELU = 3,    /* y * operand where y < 0, else y */
     BNNCC_STEP_MAXIMUM = 4,  /* max(y, operand) */
     BNNCC_STEP_MINIMUM = 5,  /* min(y, operand) */
 } bnncc_step;

@@ -31,7 +31,7 @@ __attribute__((always_inline)) static inline uint64_t apply(const steps *steps, 
             break;
         case BNNCC_STEP_PRELU:
             for (size_t i = 0; i < count; i++)
-                values[i] = values[i] > 0 ? values[i] : values[i] * operand;
+                values[i] = values[i] < 0 ? values[i] * operand : values[i];
             break;
         case BNNCC_STEP_MAXIMUM:
             for (size_t i = 0; i < count; i++)
@@ -107,7 +107,7 @@ AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(cons
 #pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
                 values[i] =
-                    _mm512_mask_mul_ps(values[i], _mm512_cmp_ps_mask(values[i], zero, _CMP_NGT_UQ), values[i], operand);
+                    _mm512_mask_mul_ps(values[i], _mm512_cmp_ps_mask(values[i], zero, _CMP_LT_OQ), values[i], operand);
             break;
         case BNNCC_STEP_MAXIMUM: /* where one of the two is NaN, these give the second: the value itself */
 #pragma GCC unroll 4

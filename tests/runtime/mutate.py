@@ -36,6 +36,8 @@ def mutate_attribute(rng: np.random.Generator, node: onnx.NodeProto) -> None:
     action = rng.integers(5)
     if action == 0:
         node.attribute.remove(attribute)
+    elif attribute.type == onnx.AttributeProto.STRING:
+        attribute.s = mutate_text(rng, attribute.s)
     elif attribute.type == onnx.AttributeProto.INT:
         attribute.i = value if action < 4 else attribute.i + int(rng.integers(-2, 3))
     elif action == 1 and attribute.ints:
@@ -46,6 +48,21 @@ def mutate_attribute(rng: np.random.Generator, node: onnx.NodeProto) -> None:
         attribute.CopyFrom(helper.make_attribute(name, value))
     elif attribute.ints:
         attribute.ints[rng.integers(len(attribute.ints))] = value
+
+
+def mutate_text(rng: np.random.Generator, text: bytes) -> bytes:
+    """Cut it, make it longer, or change some of its characters, for the most part into others of base64's."""
+    characters = np.frombuffer(text, np.uint8).copy()
+    action = rng.integers(4)
+    if action == 0:
+        return text[: rng.integers(len(text) + 1)]
+    if action == 1:
+        return text + text[: rng.integers(len(text) + 1)]
+    for _ in range(int(rng.integers(1, 5))):
+        alphabet = b"AB/+09az" if action == 2 else bytes(range(256))
+        if characters.size:
+            characters[rng.integers(characters.size)] = alphabet[rng.integers(len(alphabet))]
+    return characters.tobytes()
 
 
 def mutate_constant(rng: np.random.Generator, model: onnx.ModelProto, node: onnx.NodeProto) -> None:

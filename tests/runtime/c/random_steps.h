@@ -82,7 +82,7 @@ static inline float expected_steps(const bnncc_steps *steps, int64_t channel, fl
             value = value + residual;
             break;
         case BNNCC_STEP_PRELU:
-            if (!(value > 0))
+            if (value < 0)
                 value = value * operand;
             break;
         case BNNCC_STEP_MAXIMUM:
