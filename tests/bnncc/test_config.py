@@ -35,6 +35,7 @@ def test_file_sets_options(tmp_path):
         ("fold_batchnorms = true", "did you mean fold_batchnorm?"),
         ("zzz = 1", "unknown option 'zzz'; known: "),
         ("verify = 1", "verify must be true or false"),
+        ("threads = 5000", "threads must be at most 1024"),
         ("verify_samples = 0", "at least 1"),
         ("verify_samples = 2.5", "whole number"),
         ("threads = true", "whole number"),
