@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -78,6 +79,8 @@ def bench(
     without binary layers.
     """
     config = config or Config()
+    if not 0 <= min_time < math.inf:
+        raise BadInput(f"min_time is {min_time}, not a number of seconds")
     loaded = [load_model(path) for path in (model, against) if path is not None]
     with staging_folder(None) as folder:
         subjects = [_Subject(runnable_file(item, folder), str(item.path), _runnable(item)) for item in loaded]

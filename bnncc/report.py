@@ -163,7 +163,7 @@ class OpTime:
     name: str
     op: str
     kernel: str | None
-    """Of a binary layer."""
+    """Those that a binary layer may use, each where it is fastest."""
     kind: str
     """"binary"; "conversion": between floats and packed signs, or between onnxruntime's layouts; "float"."""
     median_us: float
@@ -202,6 +202,7 @@ class LayerTime:
     name: str
     op: str
     kernel: str
+    """Those that it may use, each where it is fastest."""
     input: list[int]
     """Shape of the values that the fp32 layer reads."""
     weight: list[int]

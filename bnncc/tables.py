@@ -310,7 +310,7 @@ def print_profile(model: str, report: ProfileReport, console: Console) -> None:
     rows = table(f"Ops of {model}")
     rows.add_column("node", no_wrap=True)
     rows.add_column("op", no_wrap=True)
-    rows.add_column("kernel", no_wrap=True)
+    rows.add_column("kernels it may use", no_wrap=True)
     rows.add_column("median", justify="right", no_wrap=True)
     rows.add_column("share", justify="right", no_wrap=True)
     widest = max((len(op.op) + len(op.kernel or "-") for op in shown), default=0)
@@ -332,7 +332,7 @@ def print_profile(model: str, report: ProfileReport, console: Console) -> None:
 def print_layer_times(layers: list[LayerTime], console: Console) -> None:
     """Print a row per binary layer, timed alone."""
     rows = table("Binary layers alone")
-    for column in ("layer", "kernel", "gives"):
+    for column in ("layer", "kernels it may use", "gives"):
         rows.add_column(column, no_wrap=True)
     for column in ("median", "GMAC/s", "fp32", "ratio"):
         rows.add_column(column, justify="right", no_wrap=True)

@@ -30,7 +30,7 @@ def with_torch(module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "onnxscript"):
             raise
-        raise BadInput('needs PyTorch: pip install "bnncc[models]"') from error
+        raise BadInput("needs PyTorch: pip install '.[models]' in the folder of bnncc") from error
 
 
 class TorchName(click.ParamType):

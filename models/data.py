@@ -185,7 +185,7 @@ def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits  # heavy to import, and only this data set needs it
     except ModuleNotFoundError as error:
-        raise BadInput('data set digits: needs scikit-learn: pip install "bnncc[models]"') from error
+        raise BadInput("data set digits: needs scikit-learn: pip install '.[models]' in the folder of bnncc") from error
 
     bunch = load_digits()
     test = np.arange(len(bunch.target)) % 5 == 4

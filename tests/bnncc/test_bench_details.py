@@ -31,6 +31,13 @@ def fails(result, *causes: str) -> None:
         assert cause in line
 
 
+def test_times_that_are_no_times(bnncc, mlp):
+    for seconds in ("nan", "inf"):
+        result = bnncc("bench", mlp, "--min-time", seconds)
+        assert result.exit_code == 2
+        assert f"min_time is {seconds}, not a number of seconds" in result.stderr
+
+
 def test_profile_lists_the_ops_of_both_models(bnncc, cnn, compiled, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

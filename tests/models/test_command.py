@@ -55,7 +55,7 @@ TRAINING = [
 @pytest.mark.parametrize("arguments", TRAINING, ids=" ".join)
 def test_training_without_torch_says_what_it_needs(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
-    expected = 'error: needs PyTorch: pip install "bnncc[models]"\n'
+    expected = "error: needs PyTorch: pip install '.[models]' in the folder of bnncc\n"
     assert outcome(*arguments, without=["torch", "onnxscript"]) == (2, "", expected)
     assert not list(tmp_path.iterdir())
 
@@ -85,7 +85,7 @@ def test_onnx_files_and_data_without_torch(tmp_path):
 
 def test_digits_without_scikit_learn(tmp_path):
     arguments = ("sample", "--dataset", "digits", "-o", tmp_path / "x.npz")
-    expected = 'error: data set digits: needs scikit-learn: pip install "bnncc[models]"\n'
+    expected = "error: data set digits: needs scikit-learn: pip install '.[models]' in the folder of bnncc\n"
     assert outcome(*arguments, without=["sklearn"]) == (2, "", expected)
 
 
