@@ -183,6 +183,24 @@ static void place_channel(const planes_sheet *sheet, size_t channel, uint8_t *pl
 }
 
 #if defined(__x86_64__)
+/* One vector of rows, moved for each of the kernel's columns; ones: the padding's sign in all lanes. */
+__attribute__((always_inline, target("avx512f,avx512bw,avx512dq,avx512vl"))) static inline void
+store_columns(const planes_job *job, __m512i rows, __m512i ones, uint8_t *to) {
+    const planes_plan *plan = &job->conv->plan;
+    const size_t column_bytes = job->input_rows * plan->lane_bytes;
+    for (size_t column = 0; column < (size_t)plan->params.kernel_shape[1]; column++, to += column_bytes) {
+        const int64_t shift = (int64_t)column * plan->params.dilations[1] - plan->params.pads[1];
+        const __m128i distance = _mm_cvtsi64_si128(shift < 0 ? -shift : shift);
+        const __m512i keep = _mm512_set1_epi64((long long)job->keep[column]);
+        __m512i moved = shift < 0 ? _mm512_sll_epi64(rows, distance) : _mm512_srl_epi64(rows, distance);
+        moved = _mm512_ternarylogic_epi64(keep, moved, ones, 0xca);
+        if (plan->lane_bytes == 64)
+            _mm512_store_si512((void *)to, moved);
+        else
+            _mm256_store_si256((__m256i *)(void *)to, _mm512_castsi512_si256(moved));
+    }
+}
+
 /* Slots of 64 pixels: a gathering load takes a row for each. */
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) static void
 place_gathered(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *planes) {
@@ -206,18 +224,7 @@ place_gathered(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *pla
             const __m512i offsets = _mm512_load_si512((const void *)p->index);
             __m512i rows = _mm512_mask_i64gather_epi64(ones, present, offsets, map, 1);
             rows = _mm512_ternarylogic_epi64(inside, rows, ones, 0xca);
-            for (size_t column = 0; column < columns; column++) {
-                const int64_t shift = (int64_t)column * params->dilations[1] - params->pads[1];
-                const __m128i distance = _mm_cvtsi64_si128(shift < 0 ? -shift : shift);
-                const __m512i keep = _mm512_set1_epi64((long long)job->keep[column]);
-                __m512i moved = shift < 0 ? _mm512_sll_epi64(rows, distance) : _mm512_srl_epi64(rows, distance);
-                moved = _mm512_ternarylogic_epi64(keep, moved, ones, 0xca);
-                uint8_t *to = planes + column * column_bytes + i * lane_bytes;
-                if (lane_bytes == 64)
-                    _mm512_store_si512((void *)to, moved);
-                else
-                    _mm256_store_si256((__m256i *)(void *)to, _mm512_castsi512_si256(moved));
-            }
+            store_columns(job, rows, ones, planes + i * lane_bytes);
         }
     }
 }
@@ -262,18 +269,7 @@ place_permuted(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *pla
             }
             const __m512i inside = _mm512_load_si512((const void *)(sheet->inside + i * 64));
             rows = _mm512_ternarylogic_epi64(inside, rows, ones, 0xca);
-            for (size_t column = 0; column < columns; column++) {
-                const int64_t shift = (int64_t)column * params->dilations[1] - params->pads[1];
-                const __m128i distance = _mm_cvtsi64_si128(shift < 0 ? -shift : shift);
-                const __m512i keep = _mm512_set1_epi64((long long)job->keep[column]);
-                __m512i moved = shift < 0 ? _mm512_sll_epi64(rows, distance) : _mm512_srl_epi64(rows, distance);
-                moved = _mm512_ternarylogic_epi64(keep, moved, ones, 0xca);
-                uint8_t *to = planes + column * column_bytes + i * lane_bytes;
-                if (lane_bytes == 64)
-                    _mm512_store_si512((void *)to, moved);
-                else
-                    _mm256_store_si256((__m256i *)(void *)to, _mm512_castsi512_si256(moved));
-            }
+            store_columns(job, rows, ones, planes + i * lane_bytes);
         }
     }
 }
