@@ -7,8 +7,8 @@
 #include <immintrin.h>
 #endif
 
-/* How one row is compared: element j with threshold[j * threshold_step], in direction[j * direction_step]; a step is 0
- * (one value for the row) or 1. */
+/* How rows are compared: element j with threshold[j * threshold_step], in direction[j * direction_step]; a step is 0
+ * (one value for all) or 1. */
 typedef struct rule {
     const float *threshold;
     const int8_t *direction;
@@ -16,8 +16,9 @@ typedef struct rule {
     bool nan_bit;
 } rule;
 
-/* x <= t exactly where -x >= -t, and to negate is to flip the sign bit: x86 versions compare in one direction only. */
-typedef void row_function(const float *x, size_t width, const rule *rule, uint8_t *bits);
+/* Packs rows that follow one another. x <= t exactly where -x >= -t, and to negate is to flip the sign bit: x86
+ * versions compare in one direction only. */
+typedef void rows_function(const float *x, size_t rows, size_t width, const rule *rule, uint8_t *bits);
 
 static bool compare(float x, float threshold, int8_t direction, bool nan_bit) {
     if (x != x)
@@ -25,78 +26,127 @@ static bool compare(float x, float threshold, int8_t direction, bool nan_bit) {
     return direction > 0 ? x >= threshold : x <= threshold;
 }
 
-static void row_portable(const float *x, size_t width, const rule *rule, uint8_t *bits) {
-    for (size_t begin = 0; begin < width; begin += 8) {
-        unsigned byte = 0;
-        for (size_t j = begin; j < width && j < begin + 8; j++)
-            byte |= (unsigned)compare(x[j], rule->threshold[j * rule->threshold_step],
-                                      rule->direction[j * rule->direction_step], rule->nan_bit)
-                    << (j - begin);
-        bits[begin / 8] = (uint8_t)byte;
-    }
+static void rows_portable(const float *x, size_t rows, size_t width, const rule *rule, uint8_t *bits) {
+    for (; rows > 0; rows--, x += width)
+        for (size_t begin = 0; begin < width; begin += 8) {
+            unsigned byte = 0;
+            for (size_t j = begin; j < width && j < begin + 8; j++)
+                byte |= (unsigned)compare(x[j], rule->threshold[j * rule->threshold_step],
+                                          rule->direction[j * rule->direction_step], rule->nan_bit)
+                        << (j - begin);
+            *bits++ = (uint8_t)byte;
+        }
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static void row_avx2(const float *x, size_t width, const rule *rule, uint8_t *bits) {
-    const __m256i sign_bit = _mm256_set1_epi32(INT32_MIN), positions = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+#define AVX2 __attribute__((target("avx2")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+
+/* What some columns are compared with: with their sign bits flipped by `flip`, they are to be `bound` or more. */
+typedef struct rule_avx2 {
+    __m256 flip, bound;
+} rule_avx2;
+
+AVX2 __attribute__((always_inline)) static inline rule_avx2 columns_avx2(const rule *rule, size_t j, __m256i present) {
     __m256 threshold = _mm256_set1_ps(rule->threshold[0]);
     __m256i direction = _mm256_set1_epi32(rule->direction[0]);
-    for (size_t j = 0; j < width; j += 8) {
-        const size_t count = smaller(width - j, 8);
-        const __m256i present = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), positions);
-        if (rule->threshold_step)
-            threshold = _mm256_maskload_ps(rule->threshold + j, present);
-        if (rule->direction_step) {
-            int8_t directions[8] = {0};
-            memcpy(directions, rule->direction + j, count);
-            direction = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)directions));
+    if (rule->threshold_step)
+        threshold = _mm256_maskload_ps(rule->threshold + j, present);
+    if (rule->direction_step) {
+        const int count = __builtin_popcount((unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(present)));
+        direction = _mm256_cvtepi8_epi32(
+            _mm_set1_epi64x((int64_t)load_word((const uint8_t *)rule->direction + j, (size_t)count)));
+    }
+    const __m256 flip = _mm256_castsi256_ps(_mm256_and_si256(direction, _mm256_set1_epi32(INT32_MIN)));
+    return (rule_avx2){flip, _mm256_xor_ps(threshold, flip)};
+}
+
+/* "Not less than" is "greater or equal" but for NaN, where it holds. */
+AVX2 __attribute__((always_inline)) static inline uint8_t compare_avx2(__m256 x, rule_avx2 with, bool nan_bit) {
+    const __m256 value = _mm256_xor_ps(x, with.flip);
+    return (uint8_t)_mm256_movemask_ps(nan_bit ? _mm256_cmp_ps(value, with.bound, _CMP_NLT_UQ)
+                                               : _mm256_cmp_ps(value, with.bound, _CMP_GE_OQ));
+}
+
+AVX2 static void rows_avx2(const float *x, size_t rows, size_t width, const rule *rule, uint8_t *bits) {
+    const bool same = !rule->threshold_step && !rule->direction_step, nan_bit = rule->nan_bit;
+    const size_t whole = width - width % 8;
+    const __m256i positions = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i present = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(width - whole)), positions);
+    const __m256i all = _mm256_set1_epi32(-1);
+    rule_avx2 with = columns_avx2(rule, whole, present);
+    for (; rows > 0; rows--, x += width) {
+        for (size_t j = 0; j < whole; j += 8) {
+            if (!same)
+                with = columns_avx2(rule, j, all);
+            *bits++ = compare_avx2(_mm256_loadu_ps(x + j), with, nan_bit);
         }
-        const __m256 flip = _mm256_castsi256_ps(_mm256_and_si256(direction, sign_bit));
-        const __m256 value = _mm256_xor_ps(_mm256_maskload_ps(x + j, present), flip);
-        const __m256 bound = _mm256_xor_ps(threshold, flip);
-        /* "not less than" is "greater or equal" but for NaN, where it holds. */
-        const __m256 signs =
-            rule->nan_bit ? _mm256_cmp_ps(value, bound, _CMP_NLT_UQ) : _mm256_cmp_ps(value, bound, _CMP_GE_OQ);
-        bits[j / 8] = (uint8_t)((uint64_t)_mm256_movemask_ps(signs) & low_bits(count));
+        if (whole == width)
+            continue;
+        if (!same)
+            with = columns_avx2(rule, whole, present);
+        *bits++ =
+            (uint8_t)(compare_avx2(_mm256_maskload_ps(x + whole, present), with, nan_bit) & low_bits(width - whole));
     }
 }
 
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) static void row_avx512(const float *x, size_t width,
-                                                                                     const rule *rule, uint8_t *bits) {
-    const __m512i sign_bit = _mm512_set1_epi32(INT32_MIN);
+typedef struct rule_avx512 {
+    __m512 flip, bound;
+} rule_avx512;
+
+AVX512 __attribute__((always_inline)) static inline rule_avx512 columns_avx512(const rule *rule, size_t j,
+                                                                               __mmask16 present) {
     __m512 threshold = _mm512_set1_ps(rule->threshold[0]);
     __m512i direction = _mm512_set1_epi32(rule->direction[0]);
-    for (size_t j = 0; j < width; j += 16) {
-        const size_t count = smaller(width - j, 16);
-        const __mmask16 present = (__mmask16)((1u << count) - 1);
-        if (rule->threshold_step)
-            threshold = _mm512_maskz_loadu_ps(present, rule->threshold + j);
-        if (rule->direction_step)
-            direction = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(present, rule->direction + j));
-        const __m512 flip = _mm512_castsi512_ps(_mm512_and_si512(direction, sign_bit));
-        const __m512 value = _mm512_xor_ps(_mm512_maskz_loadu_ps(present, x + j), flip);
-        const __m512 bound = _mm512_xor_ps(threshold, flip);
-        /* "not less than" is "greater or equal" but for NaN, where it holds. */
-        const __mmask16 signs = rule->nan_bit ? _mm512_mask_cmp_ps_mask(present, value, bound, _CMP_NLT_UQ)
-                                              : _mm512_mask_cmp_ps_mask(present, value, bound, _CMP_GE_OQ);
-        bits[j / 8] = (uint8_t)signs;
-        if (count > 8)
-            bits[j / 8 + 1] = (uint8_t)(signs >> 8);
+    if (rule->threshold_step)
+        threshold = _mm512_maskz_loadu_ps(present, rule->threshold + j);
+    if (rule->direction_step)
+        direction = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(present, rule->direction + j));
+    const __m512 flip = _mm512_castsi512_ps(_mm512_and_si512(direction, _mm512_set1_epi32(INT32_MIN)));
+    return (rule_avx512){flip, _mm512_xor_ps(threshold, flip)};
+}
+
+AVX512 __attribute__((always_inline)) static inline __mmask16 compare_avx512(__m512 x, rule_avx512 with, bool nan_bit) {
+    const __m512 value = _mm512_xor_ps(x, with.flip);
+    return nan_bit ? _mm512_cmp_ps_mask(value, with.bound, _CMP_NLT_UQ)
+                   : _mm512_cmp_ps_mask(value, with.bound, _CMP_GE_OQ);
+}
+
+AVX512 static void rows_avx512(const float *x, size_t rows, size_t width, const rule *rule, uint8_t *bits) {
+    const bool same = !rule->threshold_step && !rule->direction_step, nan_bit = rule->nan_bit;
+    const size_t whole = width - width % 16, rest = width - whole;
+    const __mmask16 present = (__mmask16)low_bits(rest);
+    rule_avx512 with = columns_avx512(rule, whole, present);
+    for (; rows > 0; rows--, x += width) {
+        for (size_t j = 0; j < whole; j += 16, bits += 2) {
+            if (!same)
+                with = columns_avx512(rule, j, 0xffff);
+            const __mmask16 signs = compare_avx512(_mm512_loadu_ps(x + j), with, nan_bit);
+            memcpy(bits, &signs, 2);
+        }
+        if (!rest)
+            continue;
+        if (!same)
+            with = columns_avx512(rule, whole, present);
+        const __mmask16 signs = compare_avx512(_mm512_maskz_loadu_ps(present, x + whole), with, nan_bit) & present;
+        *bits++ = (uint8_t)signs;
+        if (rest > 8)
+            *bits++ = (uint8_t)(signs >> 8);
     }
 }
 #endif
 
-static row_function *row_function_for(bnncc_isa isa) {
+static rows_function *rows_function_for(bnncc_isa isa) {
     switch (isa) {
 #if defined(__x86_64__)
     case BNNCC_ISA_AVX2:
-        return row_avx2;
+        return rows_avx2;
     case BNNCC_ISA_AVX512BW:
     case BNNCC_ISA_AVX512VPOPCNTDQ:
-        return row_avx512;
+        return rows_avx512;
 #endif
     default:
-        return row_portable;
+        return rows_portable;
     }
 }
 
@@ -121,16 +171,19 @@ typedef struct binarize_job {
     const bnncc_binarize_params *params;
     const float *x;
     uint8_t *bits;
-    row_function *row;
+    rows_function *compare;
 } binarize_job;
 
+/* Rows [begin, end), those that are compared alike at once. */
 static void binarize_rows(void *argument, size_t begin, size_t end) {
     const binarize_job *job = argument;
     const bnncc_binarize_params *params = job->params;
     const size_t width = (size_t)params->width, rows = (size_t)params->rows;
     const bool many_thresholds = params->threshold_count > 1, many_directions = params->direction_count > 1;
-    for (size_t row = begin; row < end; row++) {
+    const bool same = params->per_feature || (!many_thresholds && !many_directions);
+    for (size_t row = begin, next; row < end; row = next) {
         const size_t channel = params->per_feature ? 0 : row / rows % (size_t)params->channels;
+        next = same ? end : smaller((row / rows + 1) * rows, end);
         const rule rule = {
             .threshold = params->threshold + (many_thresholds ? channel : 0),
             .direction = params->direction + (many_directions ? channel : 0),
@@ -138,7 +191,10 @@ static void binarize_rows(void *argument, size_t begin, size_t end) {
             .direction_step = params->per_feature && many_directions,
             .nan_bit = params->nan_bit != 0,
         };
-        job->row(job->x + row * width, width, &rule, job->bits + row * sign_bytes(width));
+        /* Rows of whole bytes that follow one another are as good as one. */
+        const bool one_row = !params->per_feature && width % 8 == 0;
+        job->compare(job->x + row * width, one_row ? 1 : next - row, one_row ? (next - row) * width : width, &rule,
+                     job->bits + row * sign_bytes(width));
     }
 }
 
@@ -161,7 +217,7 @@ bnncc_status bnncc_binarize(const bnncc_binarize_params *params, const float *x,
         return BNNCC_OK;
     if (!x || !bits)
         return fail(error, BNNCC_INVALID_ARGUMENT, "%s is NULL", x ? "bits" : "x");
-    binarize_job job = {params, x, bits, row_function_for(isa)};
+    binarize_job job = {params, x, bits, rows_function_for(isa)};
     parallel_ranges(parallel, rows, (size_t)params->width / 4 + 8, binarize_rows, &job);
     return BNNCC_OK;
 }

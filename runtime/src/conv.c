@@ -14,6 +14,7 @@
 #include "dot/dot.h"
 #include "epilogue.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "signs.h"
 #include "windows.h"
 
@@ -498,8 +499,8 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const floa
                              (conv->words * smaller(conv->group_filters, DOT_TILE) / conv->kernel->lanes + taps);
     const size_t most_pieces = scratch_bytes / sizeof *job.windows / job.window_words + 1;
     const size_t pieces = smaller(parallel_pieces(parallel, at_once * image_items, item_cost), most_pieces);
-    job.pixels = allocate(at_once * job.image_words, sizeof *job.pixels);
-    job.windows = allocate(pieces * job.window_words, sizeof *job.windows);
+    job.pixels = scratch_take(at_once * job.image_words, sizeof *job.pixels);
+    job.windows = scratch_take(pieces * job.window_words, sizeof *job.windows);
     bnncc_status status = BNNCC_OK;
     if (!job.pixels || !job.windows)
         status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
@@ -517,8 +518,8 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const floa
         parallel_ranges(parallel, now * job.height, sign_words(channels) * width * 8, prepare_rows, &job);
         parallel_run(parallel, now * image_items, smaller(pieces, now * image_items), convolve, &job);
     }
-    free(job.pixels);
-    free(job.windows);
+    scratch_give(job.pixels);
+    scratch_give(job.windows);
     return status;
 }
 

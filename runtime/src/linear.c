@@ -3,6 +3,7 @@
 #include "dot/dot.h"
 #include "epilogue.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "signs.h"
 
 #include <stdio.h>
@@ -185,10 +186,10 @@ bnncc_status bnncc_linear_run(const bnncc_linear *linear, const uint8_t *x, int6
     const size_t item_cost = job.tile_samples * linear->words * smaller(features, DOT_TILE) / linear->kernel->lanes;
     const size_t most_pieces = scratch_bytes / (job.tile_samples * word_bytes) + 1;
     const size_t pieces = smaller(parallel_pieces(parallel, items, item_cost), most_pieces);
-    job.windows = allocate(pieces * job.tile_samples * linear->words, sizeof *job.windows);
+    job.windows = scratch_take(pieces * job.tile_samples * linear->words, sizeof *job.windows);
     if (!job.windows)
         return fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a linear layer");
     parallel_run(parallel, items, pieces, multiply, &job);
-    free(job.windows);
+    scratch_give(job.windows);
     return BNNCC_OK;
 }

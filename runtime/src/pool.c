@@ -4,10 +4,10 @@
  * outside the input are 0 (-1) in an or, which leaves a maximum as it is. */
 #include "checked.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "signs.h"
 #include "windows.h"
 
-#include <stdlib.h>
 
 /* Taps of a window. The padding may be as wide, and a row is worked on with its padding: this bounds what a single
  * output can cost, as DOT_LIMIT does for convolutions. */
@@ -246,10 +246,10 @@ bnncc_status bnncc_max_pool_signs(const bnncc_pool_params *params, const uint8_t
     const size_t taps = smaller((size_t)params->kernel_shape[0], (size_t)params->height);
     const size_t row_cost = job.width_words * (taps + 4) * 4;
     const size_t pieces = parallel_pieces(parallel, rows, row_cost);
-    job.scratch = allocate(pieces * 2 * job.width_words, sizeof *job.scratch);
+    job.scratch = scratch_take(pieces * 2 * job.width_words, sizeof *job.scratch);
     if (!job.scratch)
         return fail(error, BNNCC_OUT_OF_MEMORY, "no memory to pool");
     parallel_run(parallel, rows, pieces, pool_rows, &job);
-    free(job.scratch);
+    scratch_give(job.scratch);
     return BNNCC_OK;
 }

@@ -7,11 +7,11 @@
 #include "channels.h"
 #include "checked.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "signs.h"
 #include "steps.h"
 #include "windows.h"
 
-#include <stdlib.h>
 
 /* Sizes of a run. */
 typedef struct channels_job {
@@ -463,10 +463,10 @@ bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, cons
     if (overflow)
         return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
     pieces = smaller(smaller(pieces, items), scratch_bytes / job.piece_bytes + 1);
-    job.pieces = allocate(pieces, job.piece_bytes);
+    job.pieces = scratch_take(pieces, job.piece_bytes);
     if (!job.pieces)
         return fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
     parallel_run(parallel, items, pieces, convolve, &job);
-    free(job.pieces);
+    scratch_give(job.pieces);
     return BNNCC_OK;
 }

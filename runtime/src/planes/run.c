@@ -7,8 +7,8 @@
 #include "run.h"
 #include "checked.h"
 #include "parallel.h"
+#include "scratch.h"
 
-#include <stdlib.h>
 
 /* ---- What sheets are made of ------------------------------------------------------------------------------------- */
 
@@ -455,7 +455,7 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const fl
     const size_t sheets_at = reserve(&bytes, at_once, sizeof *job.sheets, &overflow);
     const size_t pieces_at = reserve(&bytes, pieces, job.piece_bytes, &overflow);
     const size_t memory_at = reserve(&bytes, sheet_bytes, 1, &overflow);
-    uint8_t *memory = overflow ? NULL : allocate(bytes, 1);
+    uint8_t *memory = overflow ? NULL : scratch_take(bytes, 1);
     if (!memory)
         return fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution");
     job.sheets = (planes_sheet *)(void *)(memory + sheets_at);
@@ -471,6 +471,6 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const fl
         if (bits)
             parallel_ranges(parallel, now * channels, job.rows * job.slots, pack_channels, &job);
     }
-    free(memory);
+    scratch_give(memory);
     return BNNCC_OK;
 }

@@ -2,6 +2,7 @@
  *
  * To be linked with the library's objects and -Wl,--wrap=posix_memalign,--wrap=free, so that the library's calls (it
  * allocates in one place only) come here. */
+#include "scratch.h"
 #include "support.h"
 #include "tree/tree.h"
 
@@ -117,6 +118,7 @@ int main(void) {
             bnncc_error error = {""};
             until_failure = allowed;
             status = uses[use](&error);
+            scratch_free_kept();
             CHECK(&tally, status == BNNCC_OK || (status == BNNCC_OUT_OF_MEMORY && error.message[0]),
                   "use %zu with %ld allocations: status %d", use, allowed, (int)status);
             CHECK(&tally, live == 0, "use %zu with %ld allocations leaves %ld", use, allowed, live);
