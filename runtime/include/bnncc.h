@@ -59,10 +59,12 @@ BNNCC_API bnncc_status bnncc_isa_resolve(bnncc_isa requested, bnncc_isa *resolve
 /* ---- Threads --------------------------------------------------------------------------------------------------- */
 
 /* How a run spreads its work: `run` calls task(argument, i) for every i in [0, count), in any order, on any threads,
- * and returns when all are done. Results never depend on it. A NULL bnncc_parallel runs everything on the caller. */
+ * and returns when all are done. `threads`: how many tasks are likely to run at a time; 0 where that is not known.
+ * Results never depend on it. A NULL bnncc_parallel runs everything on the caller. */
 typedef struct bnncc_parallel {
     void (*run)(void *context, void (*task)(void *argument, size_t index), void *argument, size_t count);
     void *context;
+    size_t threads;
 } bnncc_parallel;
 
 /* ---- Epilogues: what becomes of the integer dot product ---------------------------------------------------------- */

@@ -148,25 +148,28 @@ static bool sum_taps(bnncc_conv *conv, const uint8_t *weight) {
 }
 
 /* differing: see channels_differing. */
-static double cost(const bnncc_conv *conv, size_t server, double differing, size_t batch, size_t out_height) {
+static double cost(const bnncc_conv *conv, size_t server, double differing, size_t batch, size_t out_height,
+                   size_t threads) {
     const double pixels = (double)batch * (double)out_height * (double)conv->out_width;
     const size_t taps = (size_t)(conv->params.kernel_shape[0] * conv->params.kernel_shape[1]);
     const bool floats = conv->epilogue.scale != NULL;
     if (server == SERVER_DOT)
         return dot_cost(conv->isa, conv->words, taps, (size_t)conv->params.out_channels, (size_t)conv->params.group,
-                        pixels);
+                        pixels) /
+               (double)threads;
     if (server == SERVER_CHANNELS)
-        return channels_cost(&conv->channels_plan, differing, floats, batch, out_height);
-    return planes_cost(&conv->lanes[server].plan, conv->tree_work, floats, batch, out_height);
+        return channels_cost(&conv->channels_plan, differing, floats, batch, out_height) /
+               (double)smaller(threads, batch * out_height);
+    return planes_cost(&conv->lanes[server].plan, conv->tree_work, floats, batch, out_height, threads);
 }
 
 /* What serves a run best, among those with `usable` set (one at least). */
 static size_t choose_server(const bnncc_conv *conv, const bool *usable, double differing, size_t batch,
-                            size_t out_height) {
+                            size_t out_height, size_t threads) {
     size_t best = SERVERS;
     double least = 0;
     for (size_t i = 0; i < SERVERS; i++) {
-        const double here = usable[i] ? cost(conv, i, differing, batch, out_height) : 0;
+        const double here = usable[i] ? cost(conv, i, differing, batch, out_height, threads) : 0;
         if (usable[i] && (best == SERVERS || here < least)) {
             best = i;
             least = here;
@@ -234,8 +237,8 @@ static bnncc_status create_servers(bnncc_conv *conv, const uint8_t *weight, cons
     /* The dot kernel serves what the others do not, whatever the height. */
     conv->can_serve[SERVER_DOT] = conv->usable[SERVER_DOT];
     for (size_t batch = 1; !status && batch <= most_batch; batch *= 2) {
-        conv->can_serve[choose_server(conv, conv->usable, 0.15, batch, conv->out_width)] = true;
-        conv->can_serve[choose_server(conv, conv->usable, 0.5, batch, conv->out_width)] = true;
+        conv->can_serve[choose_server(conv, conv->usable, 0.15, batch, conv->out_width, 1)] = true;
+        conv->can_serve[choose_server(conv, conv->usable, 0.5, batch, conv->out_width, 1)] = true;
     }
     for (size_t i = 0; !status && i < LANE_WIDTHS; i++)
         if (conv->can_serve[i])
@@ -361,7 +364,7 @@ bnncc_status bnncc_conv_estimate(const bnncc_conv *conv, int64_t batch, int64_t 
         if (conv->usable[i]) {
             bnncc_kernel_estimate *to = estimates + (*count)++;
             name_server(conv, i, to->kernel, sizeof to->kernel);
-            to->nanoseconds = cost(conv, i, differing, (size_t)batch, (size_t)out_height);
+            to->nanoseconds = cost(conv, i, differing, (size_t)batch, (size_t)out_height, 1);
         }
     return BNNCC_OK;
 }
@@ -547,7 +550,7 @@ bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const floa
 
     const double differing =
         conv->can_serve[SERVER_CHANNELS] ? channels_differing(&conv->params, x, images, in_rows) : 0;
-    const size_t server = choose_server(conv, conv->can_serve, differing, images, out_rows);
+    const size_t server = choose_server(conv, conv->can_serve, differing, images, out_rows, parallel_threads(parallel));
     if (server < LANE_WIDTHS)
         return planes_conv_run(conv->lanes[server].planes, x, residual, images, in_rows, out_rows, y, bits, parallel,
                                error);

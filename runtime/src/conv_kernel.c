@@ -9,6 +9,7 @@
 #include "conv_kernel.h"
 #include "checked.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,19 +64,23 @@ double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t
     return pixels * ((double)words * (double)filters * word + (double)taps * (double)groups * gather_tap);
 }
 
-double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height) {
+double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height, size_t threads) {
     const double plane = plan->lane_bytes == 64                                      ? 0.36
                          : plan->lane_bytes == 32 && plan->isa >= BNNCC_ISA_AVX512BW ? 0.30
                          : plan->lane_bytes == 32                                    ? 0.45
                                                                                      : 1.2;
     /* Maps that are not narrow are prepared row by row and slot by slot. */
     const double prepare = plan->narrow ? 3.0 : 6.0 * (double)(plan->lane_bytes / plan->pitch);
-    size_t counted = 0, prepared = 0;
-    planes_vectors(plan, batch, out_height, &counted, &prepared);
+    planes_split split;
+    if (!planes_split_run(plan, work, batch, out_height, threads, &split))
+        return HUGE_VAL;
+    const double columns = (double)(plan->group_channels * (size_t)plan->params.kernel_shape[1]);
+    const double counted = (double)split.rows * (double)work / (double)plan->params.group * plane;
+    const double prepared = (double)split.input_rows * columns * prepare;
     const double expand_byte = plan->isa >= BNNCC_ISA_AVX512BW ? 1.1 : plan->isa == BNNCC_ISA_AVX2 ? 2.5 : 50.0;
-    const double rows = floats ? (double)batch * (double)out_height * (double)plan->segments : 0;
-    return (double)counted * (double)work * plane + (double)prepared * prepare +
-           rows * (double)plan->params.out_channels * (double)plan->pitch * expand_byte;
+    const double slots = floats ? (double)(split.rows * (plan->lane_bytes / plan->pitch)) : 0;
+    const double expanded = slots * (double)plan->group_filters * (double)plan->pitch * expand_byte;
+    return (double)split.rounds * (counted + prepared + expanded);
 }
 
 double channels_cost(const channels_plan *plan, double differing, bool floats, size_t batch, size_t out_height) {

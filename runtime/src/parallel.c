@@ -2,13 +2,20 @@
 #include "parallel.h"
 #include "checked.h"
 
-/* More pieces than threads keep all threads busy to the end; scratch memory grows with the pieces. */
-static const size_t most_pieces = 64;
 static const size_t least_steps = 20000;
 
+size_t parallel_threads(const bnncc_parallel *parallel) {
+    const size_t guess = 8, most = 64;
+    if (!parallel)
+        return 1;
+    return parallel->threads ? smaller(parallel->threads, most) : guess;
+}
+
+/* More pieces than threads keep all threads busy to the end; scratch memory grows with the pieces. */
 size_t parallel_pieces(const bnncc_parallel *parallel, size_t count, size_t cost) {
     bool overflow = false;
-    if (!parallel || count <= 1)
+    const size_t threads = parallel_threads(parallel), most_pieces = 4 * threads;
+    if (threads == 1 || count <= 1)
         return 1;
     const size_t steps = times(count, cost, &overflow);
     const size_t worthwhile = overflow ? most_pieces : steps / least_steps + 1;

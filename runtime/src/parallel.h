@@ -7,6 +7,9 @@
 /* Does part of the work: items [begin, end). */
 typedef void parallel_work(void *argument, size_t begin, size_t end);
 
+/* How many threads there are to share work: 1 without any, a guess where that is not known. */
+size_t parallel_threads(const bnncc_parallel *parallel);
+
 /* How many contiguous ranges `count` items are cut into, each item being about `cost` steps of a few cycles: 1 without
  * threads; else few enough that handing one out (some microseconds) is small beside its work. */
 size_t parallel_pieces(const bnncc_parallel *parallel, size_t count, size_t cost);

@@ -8,7 +8,6 @@
 #include "signs.h"
 #include "windows.h"
 
-
 /* Taps of a window. The padding may be as wide, and a row is worked on with its padding: this bounds what a single
  * output can cost, as DOT_LIMIT does for convolutions. */
 enum { POOL_LIMIT = 1 << 24 };

@@ -7,10 +7,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* As many blocks are kept as runs have been at the same time, up to MOST_KEPT, none of them larger than most_bytes: the
- * page faults of larger ones are little beside the work that they are for. */
-enum { MOST_KEPT = 16 };
-static const size_t most_bytes = (size_t)16 << 20;
+/* As many blocks are kept as runs have been at the same time, up to MOST_KEPT, none of them larger than LARGEST_KEPT:
+ * the page faults of larger ones are little beside the work that they are for. */
+enum { MOST_KEPT = 16, LARGEST_KEPT = 16 << 20 };
 
 /* Memory follows its header, which takes a cache line of its own. */
 typedef struct scratch_block {
@@ -46,7 +45,7 @@ void scratch_give(void *memory) {
         return;
     scratch_block *block = (scratch_block *)memory - 1;
 #if !defined(__SANITIZE_ADDRESS__) /* where reading beyond what a run has asked for is to be noticed */
-    for (size_t i = 0; i < MOST_KEPT && block->bytes <= most_bytes; i++) {
+    for (size_t i = 0; i < MOST_KEPT && block->bytes <= LARGEST_KEPT; i++) {
         scratch_block *none = NULL;
         if (atomic_compare_exchange_strong(&kept[i], &none, block))
             return;

@@ -1,5 +1,6 @@
 /* Between onnxruntime and the ops: reading nodes, tensors and shapes, and naming the node in every error. */
 #include "op.h"
+#include "threads.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -19,6 +20,7 @@ struct op_call {
     const ort_api *api;
     struct OrtKernelContext *context;
     const op_spec *spec;
+    threads_seen *threads;
     struct OrtStatus *parallel_failure; /* of the hook, which can return none */
 };
 
@@ -33,7 +35,8 @@ typedef struct op_kernel {
     const ort_api *api;
     const op_spec *spec;
     char label[LABEL_LIMIT]; /* "node 'conv3' (BinaryConv)" */
-    void *state;             /* in one piece of memory with this */
+    threads_seen threads;
+    void *state; /* in one piece of memory with this */
 } op_kernel;
 
 /* ---- Errors --------------------------------------------------------------------------------------------------------
@@ -365,8 +368,10 @@ bnncc_status call_layer_outputs(const op_call *call, const int64_t *dims, size_t
 
 static void run_tasks(void *context, void (*task)(void *argument, size_t index), void *argument, size_t count) {
     op_call *call = context;
+    threads_watch watch = {.task = task, .argument = argument};
     /* 0 batches: onnxruntime hands out single tasks to the session's threads; with one thread it is a plain loop. */
-    struct OrtStatus *status = call->api->kernel_context_parallel_for(call->context, task, count, 0, argument);
+    struct OrtStatus *status = call->api->kernel_context_parallel_for(call->context, threads_task, count, 0, &watch);
+    threads_note(call->threads, &watch);
     if (!status)
         return;
     if (call->parallel_failure)
@@ -375,7 +380,9 @@ static void run_tasks(void *context, void (*task)(void *argument, size_t index),
         call->parallel_failure = status;
 }
 
-bnncc_parallel call_parallel(op_call *call) { return (bnncc_parallel){.run = run_tasks, .context = call}; }
+bnncc_parallel call_parallel(op_call *call) {
+    return (bnncc_parallel){.run = run_tasks, .context = call, .threads = threads_expected(call->threads)};
+}
 
 /* ---- While shapes are inferred -------------------------------------------------------------------------------------
  */
@@ -548,8 +555,8 @@ static struct OrtStatus *create_kernel(const ort_custom_op *op, const ort_api *a
 }
 
 static struct OrtStatus *compute(void *opaque, struct OrtKernelContext *context) {
-    const op_kernel *kernel = opaque;
-    op_call call = {.api = kernel->api, .context = context, .spec = kernel->spec};
+    op_kernel *kernel = opaque;
+    op_call call = {.api = kernel->api, .context = context, .spec = kernel->spec, .threads = &kernel->threads};
     bnncc_error error = {.message = ""};
     const bnncc_status status = kernel->spec->run(kernel->state, &call, &error);
     if (status == BNNCC_OK)

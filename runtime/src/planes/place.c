@@ -65,7 +65,7 @@ __attribute__((always_inline)) static inline void move_columns(const planes_job 
         const planes_job *job = sheet->job;                                                                            \
         const bnncc_conv_params *params = &job->conv->plan.params;                                                     \
         const size_t columns = (size_t)params->kernel_shape[1];                                                        \
-        const size_t column_bytes = job->input_rows * job->conv->plan.lane_bytes;                                      \
+        const size_t column_bytes = job->column_bytes;                                                                 \
         const size_t map_bytes = job->height * sign_bytes((size_t)params->width);                                      \
         /* The column that is not moved, or else the last, holds the rows as they are until the others are made. */    \
         size_t middle = columns - 1;                                                                                   \
@@ -153,13 +153,14 @@ static void place_channel(const planes_sheet *sheet, size_t channel, uint8_t *pl
     const bnncc_conv_params *params = &conv->plan.params;
     const size_t columns = (size_t)params->kernel_shape[1], lane_bytes = conv->plan.lane_bytes,
                  pitch = conv->plan.pitch;
-    const size_t row_bytes = sign_bytes((size_t)params->width), column_bytes = job->input_rows * lane_bytes;
+    const size_t row_bytes = sign_bytes((size_t)params->width), column_bytes = job->column_bytes;
     const size_t pixels = smaller(64, pitch * 8);
     const uint64_t padding = params->pad_value > 0 ? ~UINT64_C(0) : 0;
     for (size_t slot = 0; slot < job->slots; slot++) {
         if (slot >= sheet->used_slots) {
-            for (size_t i = 0; i < job->input_rows * columns; i++)
-                memset(planes + i * lane_bytes + slot * pitch, 0, pitch);
+            for (size_t column = 0; column < columns; column++)
+                for (size_t i = 0; i < job->input_rows; i++)
+                    memset(planes + column * column_bytes + i * lane_bytes + slot * pitch, 0, pitch);
             continue;
         }
         const size_t segment = sheet->band[slot].segment;
@@ -187,8 +188,7 @@ static void place_channel(const planes_sheet *sheet, size_t channel, uint8_t *pl
 __attribute__((always_inline, target("avx512f,avx512bw,avx512dq,avx512vl"))) static inline void
 store_columns(const planes_job *job, __m512i rows, __m512i ones, uint8_t *to) {
     const planes_plan *plan = &job->conv->plan;
-    const size_t column_bytes = job->input_rows * plan->lane_bytes;
-    for (size_t column = 0; column < (size_t)plan->params.kernel_shape[1]; column++, to += column_bytes) {
+    for (size_t column = 0; column < (size_t)plan->params.kernel_shape[1]; column++, to += job->column_bytes) {
         const int64_t shift = (int64_t)column * plan->params.dilations[1] - plan->params.pads[1];
         const __m128i distance = _mm_cvtsi64_si128(shift < 0 ? -shift : shift);
         const __m512i keep = _mm512_set1_epi64((long long)job->keep[column]);
@@ -209,7 +209,7 @@ place_gathered(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *pla
     const bnncc_conv_params *params = &conv->plan.params;
     const size_t columns = (size_t)params->kernel_shape[1], lane_bytes = conv->plan.lane_bytes,
                  input_rows = job->input_rows;
-    const size_t map_bytes = job->height * sign_bytes((size_t)params->width), column_bytes = input_rows * lane_bytes;
+    const size_t map_bytes = job->height * sign_bytes((size_t)params->width), column_bytes = job->column_bytes;
     const uint8_t *map = job->x + begin * map_bytes;
     const __m512i ones = _mm512_set1_epi64(params->pad_value > 0 ? -1 : 0);
     const __m512i inside = _mm512_set1_epi64((long long)low_bits((size_t)params->width));
@@ -251,7 +251,7 @@ place_permuted(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *pla
     const bnncc_conv_params *params = &conv->plan.params;
     const size_t columns = (size_t)params->kernel_shape[1], lane_bytes = conv->plan.lane_bytes,
                  input_rows = job->input_rows;
-    const size_t map_bytes = job->height * sign_bytes((size_t)params->width), column_bytes = input_rows * lane_bytes;
+    const size_t map_bytes = job->height * sign_bytes((size_t)params->width), column_bytes = job->column_bytes;
     const size_t image_bytes = (size_t)params->in_channels * map_bytes, images = sheet->permuted_images;
     const __mmask64 low = low_bits(map_bytes), high = map_bytes > 64 ? low_bits(map_bytes - 64) : 0;
     const __m512i ones = _mm512_set1_epi64(params->pad_value > 0 ? -1 : 0);
@@ -301,8 +301,7 @@ static void find_permutations(planes_sheet *sheet) {
 
 static void place_wide(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *planes) {
     const planes_job *job = sheet->job;
-    const size_t channel_bytes =
-        (size_t)job->conv->plan.params.kernel_shape[1] * job->input_rows * job->conv->plan.lane_bytes;
+    const size_t channel_bytes = (size_t)job->conv->plan.params.kernel_shape[1] * job->column_bytes;
     for (size_t channel = begin; channel < end; channel++, planes += channel_bytes)
         place_channel(sheet, channel, planes);
 }

@@ -18,17 +18,13 @@ static int counter_planes_for(size_t length) {
     return 0;
 }
 
-/* Rows of a band: as few vectors as hold all bands of one map, and of those the tallest bands (which share the most).
- */
+/* Rows of a band that take one thread the least time: as few vectors as hold all bands of one map, and of those the
+ * tallest bands (which share the most). */
 static size_t band_rows(const planes_plan *plan, size_t out_height) {
     const size_t slots = plan->lane_bytes / plan->pitch;
     bool overflow = false;
     const size_t rows = divide_up(times(out_height, plan->segments, &overflow), slots);
     return overflow ? out_height : smaller(rows, out_height);
-}
-
-size_t planes_band_rows(const planes_plan *plan, size_t out_height) {
-    return smaller(band_rows(plan, out_height), plan->most_rows);
 }
 
 static size_t input_rows_for(const planes_plan *plan, size_t rows, bool *overflow) {
@@ -37,11 +33,17 @@ static size_t input_rows_for(const planes_plan *plan, size_t rows, bool *overflo
     return plus(plus(between, taps, overflow), 1, overflow);
 }
 
+/* Vectors from one column's planes to the next: an odd number, so that what one vector of output rows takes from them
+ * is spread over all of a cache's sets. */
+static size_t planned_rows_for(const planes_plan *plan, size_t rows, bool *overflow) {
+    return input_rows_for(plan, rows, overflow) | 1;
+}
+
 /* Whether 16-bit indices reach all planes with bands of so many rows. */
 static bool indices_reach(const planes_plan *plan, size_t rows) {
     bool overflow = false;
     const size_t channels = times(plan->group_channels, (size_t)plan->params.kernel_shape[1], &overflow);
-    const size_t vectors = times(plus(channels, 1, &overflow), input_rows_for(plan, rows, &overflow), &overflow);
+    const size_t vectors = times(plus(channels, 1, &overflow), planned_rows_for(plan, rows, &overflow), &overflow);
     return times(vectors, plan->lane_bytes / WORD_BYTES, &overflow) <= UINT16_MAX && !overflow;
 }
 
@@ -77,7 +79,7 @@ bool planes_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc
     if (!plan->counter_planes || !indices_reach(plan, plan->most_rows))
         return false;
     bool overflow = false;
-    plan->planned_rows = input_rows_for(plan, plan->most_rows, &overflow);
+    plan->planned_rows = planned_rows_for(plan, plan->most_rows, &overflow);
     const size_t rows =
         times(times(plan->above_count, plan->below_count, &overflow), (size_t)params->out_channels, &overflow);
     const size_t constants = times(plan->segments, ((size_t)plan->counter_planes + 1) * sizeof(uint64_t), &overflow);
@@ -108,14 +110,28 @@ size_t planes_work(const planes_plan *plan, const group_tree *trees) {
     return planes;
 }
 
-void planes_vectors(const planes_plan *plan, size_t batch, size_t out_height, size_t *counted, size_t *prepared) {
+bool planes_split_run(const planes_plan *plan, size_t work, size_t batch, size_t out_height, size_t threads,
+                      planes_split *split) {
+    const size_t prepare = 6; /* of a plane, in planes counted */
+    const size_t groups = (size_t)plan->params.group, slots = plan->lane_bytes / plan->pitch;
+    const size_t columns = plan->group_channels * (size_t)plan->params.kernel_shape[1];
     bool overflow = false;
-    const size_t rows = planes_band_rows(plan, out_height), slots = plan->lane_bytes / plan->pitch;
-    const size_t bands = times(times(batch, plan->segments, &overflow), divide_up(out_height, rows), &overflow);
-    const size_t sheets = divide_up(bands, slots);
-    const size_t columns = (size_t)plan->params.in_channels * (size_t)plan->params.kernel_shape[1];
-    *counted = times(sheets, rows, &overflow);
-    *prepared = times(sheets, times(columns, plan->planned_rows, &overflow), &overflow);
-    if (overflow)
-        *counted = *prepared = SIZE_MAX;
+    const size_t maps = times(batch, plan->segments, &overflow);
+    size_t least = 0;
+    for (size_t rows = smaller(band_rows(plan, out_height), plan->most_rows); rows > 0 && !overflow; rows--) {
+        planes_split here = {.rows = rows, .input_rows = input_rows_for(plan, rows, &overflow)};
+        here.bands = divide_up(out_height, rows);
+        here.sheets = divide_up(times(maps, here.bands, &overflow), slots);
+        here.rounds = divide_up(times(here.sheets, groups, &overflow), threads);
+        const size_t item = plus(times(rows, work / groups, &overflow),
+                                 times(here.input_rows, columns * prepare, &overflow), &overflow);
+        const size_t time = times(here.rounds, item, &overflow);
+        if (!least || time < least) {
+            least = time;
+            *split = here;
+        }
+        if (here.rounds == 1 || threads == 1) /* lower bands would only share less */
+            break;
+    }
+    return !overflow;
 }

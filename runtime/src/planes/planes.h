@@ -32,7 +32,7 @@ typedef struct planes_plan {
     int counter_planes;
     /* Classes of rows: taps [above, kernel_rows - below) lie inside; class above * below_count + below. */
     size_t above_count, below_count;
-    /* Input vectors per channel and column, which the programs' indices count on: bands may be lower, never higher. */
+    /* Vectors per channel and column, which the programs' indices count on: bands may be lower, never higher. */
     size_t planned_rows, most_rows; /* the highest band that those are enough for */
 } planes_plan;
 
@@ -45,8 +45,18 @@ bool planes_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc
 /* Planes that one vector of output pixels takes for the filters of all groups, fillers included. */
 size_t planes_work(const planes_plan *plan, const group_tree *trees);
 
-/* Vectors of output pixels, and planes that are prepared for them, in a run. Sizes that overflow give SIZE_MAX. */
-void planes_vectors(const planes_plan *plan, size_t batch, size_t out_height, size_t *counted, size_t *prepared);
+/* How a run's rows lie in vectors. */
+typedef struct planes_split {
+    size_t rows, input_rows; /* of a band, and those of the input that it needs */
+    size_t bands;            /* of an image and a segment */
+    size_t sheets;
+    size_t rounds; /* groups of sheets that the busiest thread works at */
+} planes_split;
+
+/* Cuts a run into bands so that its threads have about the same to do; `work`: see planes_work. False where sizes
+ * overflow. */
+bool planes_split_run(const planes_plan *plan, size_t work, size_t batch, size_t out_height, size_t threads,
+                      planes_split *split);
 
 typedef struct planes_conv planes_conv;
 

@@ -5,9 +5,6 @@
 #include "program.h"
 #include "signs.h"
 
-/* Rows of a band in a run, none higher than planned. */
-size_t planes_band_rows(const planes_plan *plan, size_t out_height);
-
 /* Channels that are prepared at a time, columns of kernels that PLACE_GATHERED and PLACE_PERMUTED can prepare, and
  * channels that are expanded to floats at a time. */
 enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8, EXPAND_CHUNK = 16 };
@@ -16,9 +13,12 @@ enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8, EXPAND_CHUNK = 16 };
 typedef struct planes_slot {
     size_t image, segment;
     size_t row; /* the band's first output row */
+    /* Of the output: rows, those of them that may be stored with the whole slot, columns, and where the first row is,
+     * in bytes from that of the channel of the first image. */
+    size_t rows, whole_rows, columns, to;
 } planes_slot;
 
-/* Bytes from one place to another: a row into a slot, or a slot into a row. */
+/* A row of the map into a slot: bytes. */
 typedef struct planes_move {
     size_t from, to;
 } planes_move;
@@ -28,6 +28,14 @@ typedef struct planes_permutation {
     _Alignas(64) uint8_t index[64];
     uint64_t mask;
 } planes_permutation;
+
+/* Up to 64 bytes of an image's map, from the two vectors of its rows. */
+typedef struct planes_packing {
+    _Alignas(64) uint8_t index[64];
+    _Alignas(64) uint8_t inside[64]; /* the bits of pixels */
+    uint64_t mask;
+    size_t to; /* as planes_slot has it */
+} planes_packing;
 
 /* How a sheet's planes are prepared. */
 typedef enum planes_placing {
@@ -46,37 +54,39 @@ typedef struct planes_job {
     uint8_t *bits;
     bool compares_dots; /* the bits are those of dot products; else, where there are any, those of the steps */
     size_t height, out_height;
-    size_t rows, input_rows;     /* of a band; more input rows than a low band needs are not used */
+    size_t rows, input_rows;     /* of a band */
     size_t bands, slots;         /* of an image and a segment; of a vector */
     size_t total_slots;          /* images * segments * bands */
-    size_t plane_bytes;          /* of one group of one sheet */
+    size_t column_bytes;         /* of a channel's planes for one column of the kernel */
     size_t images;               /* that a sheet may have parts of */
     uint64_t keep[MOST_COLUMNS]; /* where pixels arrive that are moved to a column and stay in their slot */
-    size_t first_sheet;          /* of those at hand */
-    struct planes_sheet *sheets;
-    size_t chunks; /* times PLACE_CHUNK input channels of a group */
+    /* Where the parts of a piece's memory are. */
+    size_t planes, signs, counters, masks, counted, rows_in, padding_slots, permutations, inside, packings;
     size_t piece_bytes;
-    uint8_t *pieces; /* [piece][piece_bytes]: the counters of each */
-    size_t counter_bytes, mask_bytes;
+    uint8_t *pieces;
 } planes_job;
 
-/* The sheet at hand: everything that is the same for all its channels. */
+/* The sheet at hand: everything that is the same for all its channels, and memory for one of its groups. */
 typedef struct planes_sheet {
     const planes_job *job;
-    uint8_t *planes; /* [group][1 + channels * columns][input_rows] vectors */
-    uint8_t *signs;  /* [channel][rows] vectors, where there are bits */
+    uint8_t *planes;   /* [1 + channels * columns] times column_bytes: zeros, then the group's planes */
+    uint8_t *signs;    /* [channel][rows] vectors, where there are bits */
+    uint8_t *counters; /* the parity, the sets of counters, a last carry */
+    uint8_t *masks;    /* of classes of rows */
+    uint8_t *counted;  /* [channel][1 + counter_planes] vectors, where there are floats */
     planes_placing placing;
     planes_slot band[64];
     size_t used_slots;
     planes_move *rows_in; /* where a row of the map is for a slot */
     size_t rows_in_count, farthest_row;
-    planes_move *rows_out; /* whole slots first, then rows beyond which nothing may be written */
-    size_t rows_out_count, whole_rows_out;
     size_t *padding_slots; /* where there is none, from the start of the planes */
     size_t padding_count;
     planes_permutation *permutations; /* [image of the sheet][input_rows] */
     size_t permuted_images;
     uint8_t *inside; /* [input_rows] vectors of 64 bytes: where there are pixels of the map */
+    bool packs_permuted;
+    planes_packing *packings; /* [packing_count] */
+    size_t packing_count;
 } planes_sheet;
 
 /* Chooses how a described sheet's planes are prepared. */
@@ -85,6 +95,11 @@ void planes_choose_placing(planes_sheet *sheet);
 void planes_find_keep(planes_job *job);
 /* Prepares the planes of input channels [begin, end), one after the other at `planes`. */
 void planes_place(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *planes);
+
+/* Chooses how a described sheet's signs are packed. */
+void planes_choose_packing(planes_sheet *sheet);
+/* Packs the signs of an output channel (of the first group), [rows] vectors. */
+void planes_pack(const planes_sheet *sheet, size_t channel, const uint8_t *signs);
 
 static inline void store_slot(uint8_t *to, uint64_t word, size_t pitch) {
     word = little_endian(word);

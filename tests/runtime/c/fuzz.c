@@ -79,7 +79,7 @@ static void run_backwards(void *context, void (*task)(void *, size_t), void *arg
         task(argument, count);
 }
 
-static const bnncc_parallel backwards = {run_backwards, NULL};
+static const bnncc_parallel backwards = {run_backwards, NULL, 0};
 
 /* A legal status, with a message where it is not OK. */
 static bool check_status(tally *tally, bnncc_status status, bnncc_error *error) {

@@ -62,9 +62,9 @@ static void run_threads(void *context, void (*task)(void *, size_t), void *argum
 }
 
 static const order orders[] = {
-    {"no threads", {NULL, NULL}},         {"forwards", {run_forwards, NULL}},
-    {"backwards", {run_backwards, NULL}}, {"even, then odd", {run_even_then_odd, NULL}},
-    {"threads", {run_threads, NULL}},
+    {"no threads", {NULL, NULL, 0}},         {"forwards", {run_forwards, NULL, 0}},
+    {"backwards", {run_backwards, NULL, 2}}, {"even, then odd", {run_even_then_odd, NULL, 5}},
+    {"threads", {run_threads, NULL, 3}},
 };
 enum { ORDERS = sizeof orders / sizeof orders[0] };
 

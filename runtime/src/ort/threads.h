@@ -1,0 +1,32 @@
+/* How many of a session's threads take part in an op's work, which onnxruntime does not tell: seen from earlier runs.
+ */
+#ifndef BNNCC_ORT_THREADS_H
+#define BNNCC_ORT_THREADS_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+/* What has been seen of one op. To be zero at first; runs of several threads may share it. */
+typedef struct threads_seen {
+    atomic_uint runs;  /* expectations so far */
+    atomic_uint most;  /* threads that have taken part in a run, lately */
+    atomic_uint alone; /* runs one after the other in which none did but the caller */
+} threads_seen;
+
+/* How many threads a run may count on: at first as many as there are CPUs, then as many as have come. Threads that do
+ * not, whether there are none or they sleep too deeply for such a short run, are asked for again from time to time. */
+size_t threads_expected(threads_seen *seen);
+
+/* One run's tasks, and the threads that have come for them. */
+typedef struct threads_watch {
+    void (*task)(void *argument, size_t index);
+    void *argument;
+    _Atomic size_t come[64];
+} threads_watch;
+
+/* The task to hand out instead of the run's own, with the watch as its argument. */
+void threads_task(void *watch, size_t index);
+/* Once all tasks are done. */
+void threads_note(threads_seen *seen, threads_watch *watch);
+
+#endif /* BNNCC_ORT_THREADS_H */
