@@ -44,10 +44,12 @@ int bnncc_isa_supported(bnncc_isa isa) {
 }
 
 bool cpu_has_avx512vbmi(void) { return __builtin_cpu_supports("avx512vbmi") != 0; }
+bool cpu_has_avx512vbmi2(void) { return __builtin_cpu_supports("avx512vbmi2") != 0; }
 
 #else
 
 bool cpu_has_avx512vbmi(void) { return false; }
+bool cpu_has_avx512vbmi2(void) { return false; }
 
 int bnncc_isa_supported(bnncc_isa isa) { return isa == BNNCC_ISA_PORTABLE; }
 

@@ -6,5 +6,7 @@
 
 /* Permutations of bytes across a 512-bit vector, which some CPUs with AVX-512BW lack. */
 bool cpu_has_avx512vbmi(void);
+/* Bytes and 16-bit numbers compressed by a mask. */
+bool cpu_has_avx512vbmi2(void);
 
 #endif /* BNNCC_CPU_H */

@@ -33,5 +33,5 @@ TARGET static void expand(const channels_expansion *expansion) {
     }
 }
 
-const channels_steps channels_avx2 = {32, channels_list_portable, channels_append_portable, count, add, expand};
+const channels_steps channels_avx2 = {32, channels_list_portable, channels_join_portable, count, add, expand};
 #endif

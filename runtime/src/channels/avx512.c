@@ -1,4 +1,5 @@
 /* The channel kernel's steps for AVX-512: blocks of 512 filters. */
+#include "cpu.h"
 #include "signs.h"
 #include "steps.h"
 
@@ -7,23 +8,81 @@
 
 #include "count.h"
 
-TARGET size_t channels_list_avx512(const uint64_t *differing, const uint32_t *offsets, size_t channels, uint32_t *to) {
-    uint32_t *end = to;
-    for (size_t i = 0; i < channels; i += 64) {
-        uint64_t bits = differing[i / 64];
-        for (size_t j = i; j < i + 64 && j < channels; j += 16, bits >>= 16) {
-            const __m512i part = _mm512_loadu_si512(offsets + j);
-            _mm512_storeu_si512(end, _mm512_maskz_compress_epi32((__mmask16)bits, part));
-            end += popcount(bits & 0xffff);
-        }
+/* One part of a list of 32 channels; returns its end. */
+typedef uint16_t *compress_function(const uint16_t *offsets, uint32_t bits, uint16_t *to);
+
+TARGET __attribute__((always_inline)) static inline uint16_t *compress_32(const uint16_t *offsets, uint32_t bits,
+                                                                          uint16_t *to) {
+    for (size_t i = 0; i < 32; i += 16, offsets += 16, bits >>= 16) {
+        const __m512i part = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)offsets));
+        const __m512i found = _mm512_maskz_compress_epi32((__mmask16)bits, part);
+        _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(found));
+        to += popcount(bits & 0xffff);
     }
-    return (size_t)(end - to);
+    return to;
 }
 
-TARGET void channels_append_avx512(const uint32_t *from, size_t count, uint32_t offset, uint32_t *to) {
-    const __m512i all = _mm512_set1_epi32((int)offset);
-    for (size_t i = 0; i < count; i += 16)
-        _mm512_storeu_si512(to + i, _mm512_add_epi32(_mm512_loadu_si512(from + i), all));
+#define VBMI2 __attribute__((target("avx512f,avx512bw,avx512vbmi2,popcnt")))
+
+VBMI2 __attribute__((always_inline)) static inline uint16_t *compress_32_vbmi2(const uint16_t *offsets, uint32_t bits,
+                                                                               uint16_t *to) {
+    _mm512_storeu_si512((void *)to, _mm512_maskz_compress_epi16(bits, _mm512_loadu_si512((const void *)offsets)));
+    return to + __builtin_popcount(bits);
+}
+
+__attribute__((always_inline)) static inline void list_pair(const uint64_t *first, const uint64_t *second,
+                                                            const uint64_t *reference, const uint16_t *offsets,
+                                                            size_t channels, channels_list *list,
+                                                            compress_function *compress) {
+    uint16_t *to = list->planes;
+    for (size_t part = 0; part < LIST_PARTS; part++) {
+        const uint16_t *begin = to;
+        for (size_t i = 0; i < channels; i += 64) {
+            const uint64_t a = first[i / 64] ^ reference[i / 64], b = second[i / 64] ^ reference[i / 64];
+            const uint64_t bits = part == LIST_BOTH ? a & b : part == LIST_FIRST ? a & ~b : b & ~a;
+            to = compress(offsets + i, (uint32_t)bits, to);
+            if (i + 32 < channels)
+                to = compress(offsets + i + 32, (uint32_t)(bits >> 32), to);
+        }
+        list->sizes[part] = (uint16_t)(to - begin);
+    }
+}
+
+VBMI2 static void list_vbmi2(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
+                             const uint16_t *offsets, size_t channels, channels_list *list) {
+    list_pair(first, second, reference, offsets, channels, list, compress_32_vbmi2);
+}
+
+TARGET void channels_list_avx512(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
+                                 const uint16_t *offsets, size_t channels, channels_list *list) {
+    if (cpu_has_avx512vbmi2())
+        list_vbmi2(first, second, reference, offsets, channels, list);
+    else
+        list_pair(first, second, reference, offsets, channels, list, compress_32);
+}
+
+TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps, size_t tap_step, const size_t *longest,
+                                 uint16_t **ends) {
+    uint16_t *both = ends[LIST_BOTH], *first = ends[LIST_FIRST], *second = ends[LIST_SECOND];
+    for (size_t tap = 0; tap < taps; tap++) {
+        const channels_list *list = lists[tap];
+        const __m512i step = _mm512_set1_epi16((short)(tap * tap_step));
+        const uint16_t *from = list->planes;
+#define APPEND(part, to)                                                                                               \
+    do {                                                                                                               \
+        for (size_t i = 0; i < longest[part]; i += LIST_STEP)                                                          \
+            _mm512_storeu_si512((void *)((to) + i),                                                                    \
+                                _mm512_add_epi16(_mm512_loadu_si512((const void *)(from + i)), step));                 \
+        from += list->sizes[part];                                                                                     \
+        (to) += list->sizes[part];                                                                                     \
+    } while (0)
+        APPEND(LIST_BOTH, both);
+        APPEND(LIST_FIRST, first);
+        APPEND(LIST_SECOND, second);
+    }
+    ends[LIST_BOTH] = both;
+    ends[LIST_FIRST] = first;
+    ends[LIST_SECOND] = second;
 }
 
 /* Rows and columns of 16 x 16 numbers change places: pairs, pairs of pairs, then quarters of the registers. */
@@ -110,6 +169,6 @@ TARGET void channels_expand_avx512(const channels_expansion *expansion) {
     }
 }
 
-const channels_steps channels_avx512 = {64,  channels_list_avx512,  channels_append_avx512, count,
+const channels_steps channels_avx512 = {64,  channels_list_avx512,  channels_join_avx512, count,
                                         add, channels_expand_avx512};
 #endif

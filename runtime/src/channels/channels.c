@@ -71,9 +71,13 @@ bool channels_plan_create(const bnncc_conv_params *params, size_t out_width, bnn
     /* The lists of the inputs that one output row needs. */
     const size_t rows =
         plus(times((size_t)params->kernel_shape[0] - 1, (size_t)params->dilations[0], &overflow), 1, &overflow);
-    const size_t row_bytes = times((size_t)params->width + 8, 4 * (channels + 64), &overflow);
+    plan->lists_of_row =
+        plus(times((out_width - 1) / 2 * 2, (size_t)params->strides[1], &overflow),
+             times((size_t)params->kernel_shape[1] - 1, (size_t)params->dilations[1], &overflow) + 1, &overflow);
+    const size_t row_bytes = times(plan->lists_of_row, channels_list_bytes(channels), &overflow);
     const size_t list_bytes = times(rows, row_bytes, &overflow);
-    if (overflow || bytes > most_bytes || list_bytes > most_list_bytes)
+    /* Planes of a tap have numbers of 16 bits, in eighths. */
+    if (overflow || bytes > most_bytes || list_bytes > most_list_bytes || plan->tap_bytes / 8 > UINT16_MAX)
         return false;
     int64_t sum = 0;
     for (size_t x = 0; x < out_width; x++) {

@@ -3,10 +3,10 @@
  * A plane holds one weight (of a tap and an input channel) of as many filters as a vector has bits: a block. An output
  * pixel adds the planes of the inputs that are +1 to vertical counters, one count for every filter. Neighbouring pixels
  * see much the same, so what is counted is not the inputs but where they differ from a reference: the sign that most
- * pixels of the map have in that channel. With r the reference, n inputs that differ, V inputs inside the image, and
- * c_F(S) the number of inputs of a set S where filter F has the sign opposite to the reference's,
- *     dot = V - 2 c(inside) + 2 (2 c(differing) - n),
- * of which the first two terms are the same for all windows that the image's edges cut alike. */
+ * pixels of the map have in that channel; and what two neighbours count alike is counted once for both. With r the
+ * reference, n inputs that differ, V inputs inside the image, and c_F(S) the number of inputs of a set S where filter F
+ * has the sign opposite to the reference's, dot = V - 2 c(inside) + 2 (2 c(differing) - n), of which the first two
+ * terms are the same for all windows that the image's edges cut alike. */
 #ifndef BNNCC_CHANNELS_H
 #define BNNCC_CHANNELS_H
 
@@ -22,9 +22,10 @@ typedef struct channels_plan {
     size_t lane_bytes;
     size_t out_width;
     size_t group_filters, group_channels, taps, length;
-    size_t blocks; /* of a group's filters */
-    double inside; /* the share of taps that are not in padding of zeros, where maps are square */
-    int counters;  /* planes that hold a count of `length` */
+    size_t blocks;       /* of a group's filters */
+    double inside;       /* the share of taps that are not in padding of zeros, where maps are square */
+    int counters;        /* planes that hold a count of `length` */
+    size_t lists_of_row; /* of an input row, see channels/run.c */
     /* One group's planes of a block are [tap][1 + 2 * group_channels]: zeros, then the weights, then their
      * complements. */
     size_t tap_bytes, block_bytes;

@@ -6,17 +6,30 @@
 
 #include "count.h"
 
-size_t channels_list_portable(const uint64_t *differing, const uint32_t *offsets, size_t channels, uint32_t *to) {
-    size_t count = 0;
-    for (size_t word = 0; word < sign_words(channels); word++)
-        for (uint64_t bits = differing[word]; bits; bits &= bits - 1)
-            to[count++] = offsets[64 * word + (size_t)__builtin_ctzll(bits)];
-    return count;
+void channels_list_portable(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
+                            const uint16_t *offsets, size_t channels, channels_list *list) {
+    uint16_t *to = list->planes;
+    for (size_t part = 0; part < LIST_PARTS; part++) {
+        const uint16_t *begin = to;
+        for (size_t word = 0; word < sign_words(channels); word++) {
+            const uint64_t a = first[word] ^ reference[word], b = second[word] ^ reference[word];
+            uint64_t bits = part == LIST_BOTH ? a & b : part == LIST_FIRST ? a & ~b : b & ~a;
+            for (; bits; bits &= bits - 1)
+                *to++ = offsets[64 * word + (size_t)__builtin_ctzll(bits)];
+        }
+        list->sizes[part] = (uint16_t)(to - begin);
+    }
 }
 
-void channels_append_portable(const uint32_t *from, size_t count, uint32_t offset, uint32_t *to) {
-    for (size_t i = 0; i < count; i++)
-        to[i] = from[i] + offset;
+void channels_join_portable(const channels_list *const *lists, size_t taps, size_t tap_step, const size_t *longest,
+                            uint16_t **ends) {
+    (void)longest;
+    for (size_t tap = 0; tap < taps; tap++) {
+        const uint16_t *from = lists[tap]->planes;
+        for (size_t part = 0; part < LIST_PARTS; part++)
+            for (size_t i = 0; i < lists[tap]->sizes[part]; i++)
+                *ends[part]++ = (uint16_t)(*from++ + tap * tap_step);
+    }
 }
 
 static void expand(const channels_expansion *expansion) {
@@ -35,4 +48,4 @@ static void expand(const channels_expansion *expansion) {
     }
 }
 
-const channels_steps channels_portable = {8, channels_list_portable, channels_append_portable, count, add, expand};
+const channels_steps channels_portable = {8, channels_list_portable, channels_join_portable, count, add, expand};

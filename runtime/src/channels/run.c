@@ -1,9 +1,10 @@
 /* A run of the channel kernel: bands of output rows, each by itself, on the caller's threads.
  *
  * A band of one group of one image takes five steps: its inputs become pixel-major words; the reference is found; every
- * input pixel gets a list of the channels where it differs; every tap's planes that are opposite to the reference are
- * counted; and every output pixel counts the planes on the lists of its taps. Bits are then put back into rows. Bands
- * write to bytes of their own, so their order and threads cannot matter. */
+ * two input pixels that windows of a pair see through the same tap get a list of the channels where they differ from
+ * it; every tap's planes that are opposite to the reference are counted; and every pair of output pixels counts the
+ * planes on the lists of its taps. Bits are then put back into rows. Bands write to bytes of their own, so their order
+ * and threads cannot matter. */
 #include "channels.h"
 #include "checked.h"
 #include "parallel.h"
@@ -11,7 +12,6 @@
 #include "signs.h"
 #include "steps.h"
 #include "windows.h"
-
 
 /* Sizes of a run. */
 typedef struct channels_job {
@@ -25,11 +25,13 @@ typedef struct channels_job {
     size_t tile_rows, tile_columns; /* output pixels that are expanded to floats at a time, DOT_TILE at most */
     size_t words;                   /* of an input pixel's channels in a group */
     size_t row_pitch;               /* positions of an input row; those beyond the width are not used */
-    size_t list_pitch;
+    size_t list_bytes;
+    size_t lists_of_row;  /* of an input row: the pairs of pixels that begin at so many columns, the first in padding */
     size_t vectors_bytes; /* of one count: 1 + counters planes */
     size_t chunk_taps;    /* whose planes are met by all pixels before the next ones are */
     /* Where a piece's parts are in its memory. */
-    size_t pixels, lists, list_sizes, offsets, window_list, tap_sums, starts, signs, windows, counts, add, inside;
+    size_t pixels, lists, tap_lists, joined, offsets, tap_sums, starts, signs, counts, add, inside;
+    size_t part_numbers; /* room in a part of a joined list */
     size_t piece_bytes;
     uint8_t *pieces;
 } channels_job;
@@ -38,19 +40,19 @@ typedef struct channels_job {
 typedef struct channels_band {
     const channels_job *job;
     size_t image, group, row, rows;
-    size_t first_input, input_rows; /* inside the image */
-    uint64_t *pixels;               /* [position][words] */
-    uint64_t *reference;            /* [words], after the pixels */
-    uint32_t *offsets;              /* [channels]: of the plane opposite to the reference, within a tap */
-    uint32_t *lists;                /* [1 + positions][list_pitch]; the first one is the padding's */
-    uint32_t *list_sizes;           /* [1 + positions] */
-    size_t longest;                 /* of the lists */
-    uint32_t *window_list;
-    uint8_t *tap_sums; /* [block][tap] counts */
-    uint8_t *starts;   /* [column class] counts */
-    uint8_t *signs;    /* [block][output position] vectors; rows of whole bytes of positions */
+    size_t first_input, input_rows;  /* inside the image */
+    uint64_t *pixels;                /* [position][words] */
+    uint64_t *reference;             /* [words], after the pixels */
+    uint64_t *outside;               /* [words], after that: a pixel in the padding */
+    uint16_t *offsets;               /* [channels]: of the plane opposite to the reference, within a tap, in eighths */
+    uint8_t *lists;                  /* [1 + input row * lists_of_row]; the first one is that of rows in the padding */
+    size_t longest[LIST_PARTS];      /* of the lists */
+    const channels_list **tap_lists; /* [chunk_taps] */
+    uint16_t *joined;                /* [LIST_PARTS][part_numbers] */
+    uint8_t *tap_sums;               /* [block][tap] counts */
+    uint8_t *starts;                 /* [column class] counts */
+    uint8_t *signs;                  /* [block][output position] vectors; rows of whole bytes of positions */
     /* Of every output pixel of the band: */
-    window *windows;
     uint8_t *counts;       /* of the block at hand */
     int32_t *add, *inside; /* see channels_expansion */
 } channels_band;
@@ -85,38 +87,45 @@ static void find_reference(const channels_band *band) {
     }
 }
 
-static void list_differing(channels_band *band, const uint64_t *pixel, uint64_t invert, size_t number) {
+static channels_list *list_at(const channels_band *band, size_t number) {
+    return (channels_list *)(void *)(band->lists + number * band->job->list_bytes);
+}
+
+static void make_list(channels_band *band, const uint64_t *first, const uint64_t *second, size_t number) {
     const channels_job *job = band->job;
-    const size_t channels = job->conv->plan.group_channels;
-    uint64_t *differing = band->reference + job->words;
-    for (size_t word = 0; word < job->words; word++)
-        differing[word] = ((pixel ? pixel[word] : 0) ^ band->reference[word] ^ invert) & low_bits(channels - 64 * word);
-    uint32_t *list = band->lists + number * job->list_pitch;
-    const size_t size = job->conv->steps->list(differing, band->offsets, channels, list);
-    for (size_t i = 0; i < LIST_STEP; i++)
-        list[size + i] = 0;
-    band->list_sizes[number] = (uint32_t)size;
-    band->longest = size > band->longest ? size : band->longest;
+    channels_list *list = list_at(band, number);
+    job->conv->steps->list(first, second, band->reference, band->offsets, job->conv->plan.group_channels, list);
+    for (size_t part = 0; part < LIST_PARTS; part++)
+        band->longest[part] = list->sizes[part] > band->longest[part] ? list->sizes[part] : band->longest[part];
 }
 
 static void make_lists(channels_band *band) {
     const channels_job *job = band->job;
     const channels_plan *plan = &job->conv->plan;
+    const bnncc_conv_params *params = &plan->params;
     for (size_t channel = 0; channel < plan->group_channels; channel++) {
         const size_t positive = band->reference[channel / 64] >> channel % 64 & 1;
-        band->offsets[channel] = (uint32_t)((1 + channel + positive * plan->group_channels) * plan->lane_bytes);
+        band->offsets[channel] = (uint16_t)((1 + channel + positive * plan->group_channels) * plan->lane_bytes / 8);
     }
-    for (size_t i = 0; i < LIST_STEP; i++)
-        band->offsets[plan->group_channels + i] = 0;
-    band->longest = 0;
-    memset(band->lists, 0, LIST_STEP * sizeof *band->lists);
-    band->list_sizes[0] = 0; /* for taps in padding of zeros */
-    if (plan->params.pad_value)
-        list_differing(band, NULL, plan->params.pad_value > 0 ? ~UINT64_C(0) : 0, 0);
+    memset(band->offsets + plan->group_channels, 0, LIST_STEP * sizeof *band->offsets);
+    memset(band->longest, 0, sizeof band->longest);
+    /* Zeros count nothing, as what the reference has. */
+    for (size_t word = 0; word < job->words; word++)
+        band->outside[word] = params->pad_value == 0  ? band->reference[word]
+                              : params->pad_value > 0 ? low_bits(plan->group_channels - 64 * word)
+                                                      : 0;
+    make_list(band, band->outside, band->outside, 0);
+    size_t number = 1;
     for (size_t row = 0; row < band->input_rows; row++)
-        for (size_t column = 0; column < (size_t)plan->params.width; column++) {
-            const size_t position = row * job->row_pitch + column;
-            list_differing(band, band->pixels + position * job->words, 0, 1 + position);
+        for (size_t i = 0; i < job->lists_of_row; i++) {
+            const int64_t column = (int64_t)i - params->pads[1], next = column + params->strides[1];
+            const uint64_t *pixels = band->pixels + row * job->row_pitch * job->words;
+            const uint64_t *first = band->outside, *second = band->outside;
+            if (column >= 0 && column < params->width)
+                first = pixels + (size_t)column * job->words;
+            if (next >= 0 && next < params->width)
+                second = pixels + (size_t)next * job->words;
+            make_list(band, first, second, number++);
         }
 }
 
@@ -131,14 +140,14 @@ static void sum_taps(const channels_band *band) {
     for (size_t block = 0; block < plan->blocks; block++)
         for (size_t tap = 0; tap < plan->taps; tap++) {
             uint8_t *to = band->tap_sums + (block * plan->taps + tap) * job->vectors_bytes;
-            const channels_count all = {
+            const channels_pair all = {
                 .weights =
                     conv->weights + (band->group * plan->blocks + block) * plan->block_bytes + tap * plan->tap_bytes,
-                .list = band->offsets,
-                .units = divide_up(plan->group_channels, 16),
+                .lists = {band->offsets, band->offsets, band->offsets},
+                .units = {divide_up(plan->group_channels, 16), 0, 0},
                 .counters = plan->counters,
-                .start = zeros,
-                .to = to - lane_bytes, /* twice the count, less its lowest plane */
+                .start = {zeros},
+                .to = {to - lane_bytes}, /* twice the count, less its lowest plane */
             };
             conv->steps->count(&all);
             memset(to + (size_t)plan->counters * lane_bytes, 0, lane_bytes);
@@ -189,6 +198,7 @@ static void prepare(channels_band *band) {
     const size_t row_bytes = job->row_pitch / 8, plane_bytes = job->height * row_bytes;
     const size_t channel = band->image * (size_t)params->in_channels + band->group * plan->group_channels;
     band->reference = band->pixels + band->input_rows * job->row_pitch * job->words;
+    band->outside = band->reference + job->words;
     if (band->input_rows)
         planes_to_pixels(job->x + channel * plane_bytes + band->first_input * row_bytes, plane_bytes, job->x_end,
                          plan->group_channels, band->input_rows * job->row_pitch, band->pixels);
@@ -199,82 +209,110 @@ static void prepare(channels_band *band) {
 
 /* ---- Counting ---------------------------------------------------------------------------------------------------- */
 
-/* The planes of some of a window's taps, [begin, end), filled up to units of 16; *count is how many they are without
- * that. */
-static const uint32_t *list_taps(const channels_band *band, const window *window, size_t begin, size_t end,
-                                 size_t *count) {
+/* The taps of some windows of a row: rows of taps that count, and the number of the list of the windows' first pixels
+ * for a tap in the kernel's first column; -1 where the row is in the padding. */
+typedef struct row_taps {
+    int64_t begin, end;
+    int64_t input_row; /* of the first row of taps, counted from the band's first */
+} row_taps;
+
+static row_taps taps_of_row(const channels_band *band, size_t row) {
+    const bnncc_conv_params *params = &band->job->conv->plan.params;
+    const int64_t top = (int64_t)(band->row + row) * params->strides[0] - params->pads[0];
+    row_taps taps = {0, params->kernel_shape[0], top - (int64_t)band->first_input};
+    if (params->pad_value == 0)
+        taps_inside(top, params->dilations[0], params->kernel_shape[0], (int64_t)band->job->height, &taps.begin,
+                    &taps.end);
+    return taps;
+}
+
+/* Joins the lists of a pair's taps [begin, end). Returns in pair->add what a window counts less. */
+static void list_taps(const channels_band *band, const row_taps *row, size_t first_column, size_t begin, size_t end,
+                      channels_pair *pair) {
     const channels_job *job = band->job;
     const channels_plan *plan = &job->conv->plan;
     const bnncc_conv_params *params = &plan->params;
-    uint32_t *to = band->window_list;
     for (size_t tap = begin; tap < end; tap++) {
-        const int64_t r = job->conv->tap_places[tap].row, c = job->conv->tap_places[tap].column;
-        size_t list = 0;
-        if (r >= window->first_row && r < window->end_row && c >= window->first_column && c < window->end_column)
-            list = 1 + (size_t)(window->row + r * params->dilations[0] - (int64_t)band->first_input) * job->row_pitch +
-                   (size_t)(window->column + c * params->dilations[1]);
-        const uint32_t *from = band->lists + list * job->list_pitch;
-        if (end - begin == 1) { /* their offsets are those of the tap */
-            *count = band->list_sizes[list];
-            return from;
-        }
-        /* As much as the longest list takes: the branches of equal loops are foreseen. */
-        job->conv->steps->append(from, band->longest, (uint32_t)((tap - begin) * plan->tap_bytes), to);
-        to += band->list_sizes[list];
+        const int64_t y = row->input_row + job->conv->tap_places[tap].row * params->dilations[0];
+        const size_t column = first_column + (size_t)(job->conv->tap_places[tap].column * params->dilations[1]);
+        const bool inside = y >= 0 && y < (int64_t)band->input_rows;
+        band->tap_lists[tap - begin] = list_at(band, inside ? 1 + (size_t)y * job->lists_of_row + column : 0);
     }
-    for (size_t i = 0; i < LIST_STEP; i++)
-        to[i] = 0;
-    *count = (size_t)(to - band->window_list);
-    return band->window_list;
+    uint16_t *ends[LIST_PARTS];
+    for (size_t part = 0; part < LIST_PARTS; part++)
+        ends[part] = band->joined + part * job->part_numbers;
+    job->conv->steps->join(band->tap_lists, end - begin, plan->tap_bytes / 8, band->longest, ends);
+    if (!pair->start[1])
+        ends[LIST_SECOND] = band->joined + LIST_SECOND * job->part_numbers;
+    size_t sizes[LIST_PARTS];
+    for (size_t part = 0; part < LIST_PARTS; part++) {
+        const uint16_t *list = band->joined + part * job->part_numbers;
+        sizes[part] = (size_t)(ends[part] - list);
+        pair->lists[part] = list;
+        pair->units[part] = divide_up(sizes[part], 16);
+    }
+    const size_t more = sizes[LIST_FIRST] > sizes[LIST_SECOND] ? LIST_FIRST : LIST_SECOND;
+    memset(ends[LIST_BOTH], 0, 16 * sizeof(uint16_t));
+    memset(ends[LIST_FIRST], 0, (sizes[more] - sizes[LIST_FIRST] + 16) * sizeof(uint16_t));
+    memset(ends[LIST_SECOND], 0, (sizes[more] - sizes[LIST_SECOND] + 16) * sizeof(uint16_t));
+    for (size_t window = 0; window < 2; window++)
+        pair->add[window] = -(int32_t)(sizes[LIST_BOTH] + sizes[LIST_FIRST + window]);
+}
+
+/* What one pair of a row counts of a chunk of taps, [begin, end): the first one starts anew, the last one tells. */
+static void count_taps(const channels_band *band, size_t block, const row_taps *taps, size_t row, size_t column,
+                       size_t begin, size_t end) {
+    const channels_job *job = band->job;
+    const channels_conv *conv = job->conv;
+    const channels_plan *plan = &conv->plan;
+    const size_t out_pitch = 8 * sign_bytes(plan->out_width), positions = job->band_rows * out_pitch;
+    const bool first = begin == 0, last = end == plan->taps;
+    channels_pair pair = {
+        .weights = conv->weights + (band->group * plan->blocks + block) * plan->block_bytes + begin * plan->tap_bytes,
+        .counters = plan->counters,
+    };
+    const size_t pixel = row * plan->out_width + column, windows = smaller(2, plan->out_width - column);
+    for (size_t window = 0; window < windows; window++) {
+        const size_t p = pixel + window;
+        uint8_t *count = band->counts + p * job->vectors_bytes;
+        pair.start[window] = count;
+        if (first) {
+            const uint32_t class = conv->column_class[column + window];
+            const int64_t columns = conv->columns[class].end - conv->columns[class].begin;
+            band->inside[p] = (int32_t)((taps->end - taps->begin) * columns * (int64_t)plan->group_channels);
+            band->add[p] = band->inside[p] + 1;
+            pair.start[window] = band->starts + class * job->vectors_bytes;
+        }
+        if (last && !job->y)
+            pair.signs[window] =
+                band->signs + (block * positions + row * out_pitch + column + window) * plan->lane_bytes;
+        else
+            pair.to[window] = count;
+    }
+    list_taps(band, taps, column * (size_t)plan->params.strides[1], begin, end, &pair);
+    for (size_t window = 0; window < windows; window++) {
+        band->add[pixel + window] += pair.add[window];
+        pair.add[window] = band->add[pixel + window];
+    }
+    conv->steps->count(&pair);
 }
 
 /* One block's counts of the band's windows: the planes of a chunk of taps, which stay in the cache, meet all windows.
  */
 static void count_block(const channels_band *band, size_t block) {
     const channels_job *job = band->job;
-    const channels_conv *conv = job->conv;
-    const channels_plan *plan = &conv->plan;
-    const bool padding = plan->params.pad_value != 0;
-    const size_t out_pitch = 8 * sign_bytes(plan->out_width), positions = job->band_rows * out_pitch;
-    const uint8_t *weights = conv->weights + (band->group * plan->blocks + block) * plan->block_bytes;
-    uint8_t *signs = band->signs + block * positions * plan->lane_bytes;
-    int64_t first_row = -1, end_row = -1;
-    for (size_t tap = 0, end_tap; tap < plan->taps; tap = end_tap, weights += job->chunk_taps * plan->tap_bytes) {
-        end_tap = smaller(tap + job->chunk_taps, plan->taps);
-        const bool first = tap == 0, last = end_tap == plan->taps;
-        size_t row = 0, column = 0;
-        for (size_t p = 0; row < band->rows; p++) {
-            const window *window = band->windows + p;
-            uint8_t *to = band->counts + p * job->vectors_bytes;
-            channels_count count = {.weights = weights, .counters = plan->counters, .start = to};
-            if (first) {
-                const int64_t begin = padding ? 0 : window->first_row;
-                const int64_t end = padding ? plan->params.kernel_shape[0] : window->end_row;
-                if (begin != first_row || end != end_row)
-                    find_starts(band, block, begin, end);
-                first_row = begin;
-                end_row = end;
-                const uint32_t class = conv->column_class[column];
-                const int64_t taps = (end - begin) * (conv->columns[class].end - conv->columns[class].begin);
-                band->inside[p] = (int32_t)(taps * (int64_t)plan->group_channels);
-                band->add[p] = band->inside[p] + 1;
-                count.start = band->starts + class * job->vectors_bytes;
-            }
-            size_t listed = 0;
-            count.list = list_taps(band, window, tap, end_tap, &listed);
-            count.units = divide_up(listed, 16);
-            band->add[p] -= (int32_t)listed;
-            if (last && !job->y) {
-                count.add = band->add[p];
-                count.signs = signs + (row * out_pitch + column) * plan->lane_bytes;
-            } else {
-                count.to = to;
-            }
-            conv->steps->count(&count);
-            if (++column == plan->out_width) {
-                column = 0;
-                row++;
-            }
+    const channels_plan *plan = &job->conv->plan;
+    int64_t begin_row = -1, end_row = -1;
+    for (size_t tap = 0, end; tap < plan->taps; tap = end) {
+        end = smaller(tap + job->chunk_taps, plan->taps);
+        for (size_t row = 0; row < band->rows; row++) {
+            const row_taps taps = taps_of_row(band, row);
+            if (tap == 0 && (taps.begin != begin_row || taps.end != end_row))
+                find_starts(band, block, taps.begin, taps.end);
+            begin_row = taps.begin;
+            end_row = taps.end;
+            for (size_t column = 0; column < plan->out_width; column += 2)
+                count_taps(band, block, &taps, row, column, tap, end);
         }
     }
 }
@@ -357,15 +395,14 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
     channels_band band = {
         .job = job,
         .pixels = (uint64_t *)(void *)(memory + job->pixels),
-        .offsets = (uint32_t *)(void *)(memory + job->offsets),
-        .lists = (uint32_t *)(void *)(memory + job->lists),
-        .list_sizes = (uint32_t *)(void *)(memory + job->list_sizes),
-        .window_list = (uint32_t *)(void *)(memory + job->window_list),
+        .offsets = (uint16_t *)(void *)(memory + job->offsets),
+        .lists = memory + job->lists,
+        .tap_lists = (const channels_list **)(void *)(memory + job->tap_lists),
+        .joined = (uint16_t *)(void *)(memory + job->joined),
         .tap_sums = memory + job->tap_sums,
         .starts = memory + job->starts,
         .signs = memory + job->signs,
         .counts = memory + job->counts,
-        .windows = (window *)(void *)(memory + job->windows),
         .add = (int32_t *)(void *)(memory + job->add),
         .inside = (int32_t *)(void *)(memory + job->inside),
     };
@@ -375,7 +412,6 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
         band.row = item / groups % job->bands * job->band_rows;
         band.rows = smaller(job->band_rows, job->out_height - band.row);
         prepare(&band);
-        windows_locate(&plan->params, (int64_t)job->height, band.row, band.rows, 0, plan->out_width, band.windows);
         if (!job->y) /* positions beyond a row's end get no signs */
             memset(band.signs, 0, plan->blocks * job->band_rows * 8 * sign_bytes(plan->out_width) * plan->lane_bytes);
         for (size_t block = 0; block < plan->blocks; block++) {
@@ -402,21 +438,22 @@ static void lay_out(channels_job *job, bool *overflow) {
     const size_t rows =
         plus(times(job->band_rows - 1, (size_t)params->strides[0], overflow),
              times((size_t)params->kernel_shape[0] - 1, (size_t)params->dilations[0], overflow) + 1, overflow);
-    const size_t input_positions = times(smaller(rows, job->height), job->row_pitch, overflow);
+    const size_t input_rows = smaller(rows, job->height), input_positions = times(input_rows, job->row_pitch, overflow);
+    const size_t lists = plus(times(input_rows, job->lists_of_row, overflow), 1, overflow);
     const size_t out_positions = times(job->band_rows, 8 * sign_bytes(plan->out_width), overflow);
     size_t bytes = 0;
-    job->pixels = reserve(&bytes, times(plus(input_positions, 2, overflow), job->words, overflow), 8, overflow);
-    job->offsets = reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint32_t), overflow);
-    job->list_sizes = reserve(&bytes, input_positions + 1, sizeof(uint32_t), overflow);
-    job->lists = reserve(&bytes, times(input_positions + 1, job->list_pitch, overflow), sizeof(uint32_t), overflow);
-    job->window_list = reserve(&bytes, plan->length + plan->group_channels + 2 * LIST_STEP, sizeof(uint32_t), overflow);
+    job->pixels = reserve(&bytes, times(plus(input_positions, 3, overflow), job->words, overflow), 8, overflow);
+    job->offsets = reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
+    /* Beyond the last list as much is read as a part may have. */
+    job->lists = reserve(&bytes, plus(lists, 1, overflow), job->list_bytes, overflow);
+    job->tap_lists = reserve(&bytes, job->chunk_taps, sizeof(channels_list *), overflow);
+    job->joined = reserve(&bytes, times(LIST_PARTS, job->part_numbers, overflow), sizeof(uint16_t), overflow);
     job->tap_sums = plan->lane_bytes + reserve(&bytes, 1 + plan->blocks * plan->taps, job->vectors_bytes, overflow);
     job->starts = reserve(&bytes, conv->column_classes, job->vectors_bytes, overflow);
     job->signs = reserve(&bytes, job->y ? 0 : times(out_positions, plan->blocks, overflow), plan->lane_bytes, overflow);
     const size_t pixels = times(job->band_rows, plan->out_width, overflow);
     const bool counts_kept = job->y || job->chunk_taps < plan->taps;
-    job->windows = reserve(&bytes, pixels, sizeof(window), overflow);
-    job->counts = reserve(&bytes, counts_kept ? pixels : 1, job->vectors_bytes, overflow);
+    job->counts = reserve(&bytes, counts_kept ? pixels : 2, job->vectors_bytes, overflow);
     job->add = reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->inside = reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->piece_bytes = bytes;
@@ -440,10 +477,15 @@ bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, cons
         .out_height = out_height,
         .words = sign_words(plan->group_channels),
         .row_pitch = 8 * row_bytes,
-        .list_pitch = divide_up(plan->group_channels, LIST_STEP) * LIST_STEP + LIST_STEP,
+        .list_bytes = channels_list_bytes(plan->group_channels),
+        .lists_of_row = plan->lists_of_row,
         .vectors_bytes = (1 + (size_t)plan->counters) * plan->lane_bytes,
     };
-    job.chunk_taps = chunk_bytes / (plan->group_channels * plan->lane_bytes) + 1;
+    /* Numbers of planes have 16 bits. */
+    job.chunk_taps = smaller(chunk_bytes / (plan->group_channels * plan->lane_bytes) + 1,
+                             (UINT16_MAX + (size_t)1) * 8 / plan->tap_bytes);
+    job.chunk_taps = smaller(job.chunk_taps, plan->taps);
+    job.part_numbers = (job.chunk_taps + 1) * plan->group_channels + 2 * LIST_STEP;
     /* Without threads a band is an image, unless its lists would leave the cache; what bands prepare overlaps. */
     const size_t rows = times(times(batch, groups, &overflow), out_height, &overflow);
     const size_t row_cost = times(plan->out_width, plan->blocks * (plan->length / 4 + 64), &overflow);

@@ -5,31 +5,49 @@
 #include "channels.h"
 #include "dot/dot.h"
 
-/* Lists are written so many elements at a time, the last ones of which may be beyond the list's end. */
-enum { LIST_STEP = 16 };
+/* Windows are counted in pairs, neighbours of a row: a list of planes is in three parts, those that both windows count
+ * and those that only one of them does. */
+enum { LIST_BOTH, LIST_FIRST, LIST_SECOND, LIST_PARTS };
+/* Lists are written so many numbers at a time, the last ones of which may be beyond a part's end. */
+enum { LIST_STEP = 32 };
 
-/* offsets[i] of all i < `channels` at which differing (bit i % 64 of word i / 64) is 1, in order; returns how many.
- * Bits beyond the channels are 0; there are offsets, and room in the list, for LIST_STEP more. */
-typedef size_t channels_list_function(const uint64_t *differing, const uint32_t *offsets, size_t channels,
-                                      uint32_t *list);
+/* Where two input pixels differ from the reference. */
+typedef struct channels_list {
+    uint16_t sizes[LIST_PARTS];
+    uint16_t planes[]; /* the parts, one after the other: numbers of planes in a tap, in eighths of their offset */
+} channels_list;
 
-/* to[i] = from[i] + offset of all i < count; there is room for LIST_STEP more in both. */
-typedef void channels_append_function(const uint32_t *from, size_t count, uint32_t offset, uint32_t *to);
+/* What a list takes, of at most so many channels. */
+static inline size_t channels_list_bytes(size_t channels) {
+    return sizeof(channels_list) + (channels + LIST_STEP) * sizeof(uint16_t);
+}
 
-/* One window, or list of planes, and one block of filters. Counters are planes, the lowest bit first; they count modulo
+/* Makes the list of two pixels: offsets[i] of all channels i at which only the first, only the second, or both of them
+ * differ from the reference (bit i % 64 of word i / 64 each). Bits beyond the channels are the same in all three; there
+ * are offsets, and room in the list, for LIST_STEP more. */
+typedef void channels_list_function(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
+                                    const uint16_t *offsets, size_t channels, channels_list *list);
+
+/* Joins the lists of some taps, tap_step being added to the numbers for each tap after the first. longest: the most of
+ * each part that a list may have; the branches of loops as long as that are foreseen. ends: where each part is to
+ * begin, and then where it ends; there is room for the longest, and LIST_STEP more, beyond that. */
+typedef void channels_join_function(const channels_list *const *lists, size_t taps, size_t tap_step,
+                                    const size_t *longest, uint16_t **ends);
+
+/* A pair of windows, and one block of filters. Counters are planes, the lowest bit first; they count modulo
  * 2^(1 + counters). */
-typedef struct channels_count {
-    const uint8_t *weights; /* of the block */
-    const uint32_t *list;   /* offsets of planes, in bytes, filled up to 16s with the plane of zeros, 0 */
-    size_t units;           /* of 16 */
+typedef struct channels_pair {
+    const uint8_t *weights;            /* of the block, from the first tap on */
+    const uint16_t *lists[LIST_PARTS]; /* filled up to units with 0, the plane of zeros */
+    size_t units[LIST_PARTS];          /* of 16; those after the first are both filled to the larger of the two */
     int counters;
-    const uint8_t *start; /* [1 + counters] vectors: what is counted starts there ... */
-    uint8_t *to;          /* ... and comes here: start + 2 * count, or NULL */
-    uint8_t *signs;       /* one vector of start + 2 * count + `add` >= 0, in two's complement; or NULL */
-    int32_t add;
-} channels_count;
+    const uint8_t *start[2]; /* [1 + counters] vectors: what is counted starts there; NULL for no second window ... */
+    uint8_t *to[2];          /* ... and comes here: start + 2 * count, or NULL */
+    uint8_t *signs[2];       /* one vector of start + 2 * count + `add` >= 0, in two's complement; or NULL */
+    int32_t add[2];
+} channels_pair;
 
-typedef void channels_count_function(const channels_count *window);
+typedef void channels_count_function(const channels_pair *pair);
 
 /* sum += addend, both [planes] vectors. */
 typedef void channels_add_function(const uint8_t *addend, size_t planes, uint8_t *sum);
@@ -50,7 +68,7 @@ typedef void channels_expand_function(const channels_expansion *expansion);
 typedef struct channels_steps {
     size_t lane_bytes;
     channels_list_function *list;
-    channels_append_function *append;
+    channels_join_function *join;
     channels_count_function *count;
     channels_add_function *add;
     channels_expand_function *expand;
@@ -58,11 +76,11 @@ typedef struct channels_steps {
 
 extern const channels_steps channels_portable;
 channels_list_function channels_list_portable;
-channels_append_function channels_append_portable;
+channels_join_function channels_join_portable;
 #if defined(__x86_64__)
 extern const channels_steps channels_avx2, channels_avx512vl, channels_avx512;
 channels_list_function channels_list_avx512;
-channels_append_function channels_append_avx512;
+channels_join_function channels_join_avx512;
 channels_expand_function channels_expand_avx512;
 #endif
 

@@ -6,14 +6,8 @@
  * the node's constants. */
 #include "adders.h"
 
-#include <string.h>
-
-#define FETCH(n)                                                                                                       \
-    uint64_t words_[(n) / 4];                                                                                          \
-    memcpy(words_, index, sizeof words_);                                                                              \
-    index += (n)
-#define INDEX(k) ((k) % 4 == 3 ? words_[(k) / 4] >> 48 : (uint64_t)(uint16_t)(words_[(k) / 4] >> (k) % 4 * 16))
-#define PLANE(k, n) plane(base + 8 * INDEX(k), n)
+#define FETCH(n) FETCH_INDICES(n, words_, index)
+#define PLANE(k, n) plane(base + 8 * INDEX(words_, k), n)
 
 #define LOAD_COUNTER(k, c)                                                                                             \
     if (L > (k))                                                                                                       \
