@@ -404,7 +404,7 @@ static void prepare_rows(void *argument, size_t begin, size_t end) {
     for (size_t row = begin; row < end; row++) {
         const uint8_t *image = job->x + row / job->height * channels * plane_bytes;
         planes_to_pixels(image + row % job->height * row_bytes, plane_bytes, job->x_end, channels, width,
-                         job->pixels + row * width * sign_words(channels));
+                         transpose_for(job->conv->isa), job->pixels + row * width * sign_words(channels));
     }
 }
 

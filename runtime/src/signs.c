@@ -19,8 +19,17 @@ void transpose_64x64(uint64_t rows[64], size_t columns) {
     }
 }
 
+transpose_function *transpose_for(bnncc_isa isa) {
+#if defined(__x86_64__)
+    if (isa == BNNCC_ISA_AVX512BW || isa == BNNCC_ISA_AVX512VPOPCNTDQ)
+        return transpose_64x64_avx512;
+#endif
+    (void)isa;
+    return transpose_64x64;
+}
+
 void planes_to_pixels(const uint8_t *planes, size_t plane_bytes, const uint8_t *end, size_t channels, size_t width,
-                      uint64_t *pixels) {
+                      transpose_function *transpose, uint64_t *pixels) {
     const size_t words = sign_words(channels), row_bytes = sign_bytes(width);
     for (size_t x = 0; x < width; x += 64) {
         const size_t columns = smaller(width - x, 64), bytes = smaller(row_bytes - x / 8, 8);
@@ -32,7 +41,7 @@ void planes_to_pixels(const uint8_t *planes, size_t plane_bytes, const uint8_t *
                 /* Bits beyond the row end in columns that are not stored, so eight bytes may be read where the tensor
                  * has them, whatever they are: that is one load instead of a loop over bytes. */
                 block[c] = load_word(row, (size_t)(end - row) >= 8 ? 8 : bytes);
-            transpose_64x64(block, columns);
+            transpose(block, columns);
             for (size_t column = 0; column < columns; column++)
                 pixels[(x + column) * words + word] = block[column];
         }

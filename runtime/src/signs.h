@@ -2,6 +2,8 @@
 #ifndef BNNCC_SIGNS_H
 #define BNNCC_SIGNS_H
 
+#include "bnncc.h"
+
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -84,12 +86,19 @@ static inline void finish_bits(bit_writer *writer) {
 
 /* Transposes a 64 x 64 matrix of bits: bit c of rows[r] changes places with bit r of rows[c]. Only the first `columns`
  * rows of the result are made; the others are left undefined. */
-void transpose_64x64(uint64_t rows[64], size_t columns);
+typedef void transpose_function(uint64_t rows[64], size_t columns);
+transpose_function transpose_64x64;
+#if defined(__x86_64__)
+transpose_function transpose_64x64_avx512;
+#endif
+/* The one for an instruction set that bnncc_isa_resolve gave. */
+transpose_function *transpose_for(bnncc_isa isa);
 
 /* One image row of NCHW planes as pixel-major words.
  * planes: the row in channel 0; the same row of channel c is at planes + c * plane_bytes; readable up to `end`.
+ * transpose: see above.
  * pixels: [width][ceil(channels / 64)] words; bit c % 64 of word c / 64 is channel c; unused bits are 0. */
 void planes_to_pixels(const uint8_t *planes, size_t plane_bytes, const uint8_t *end, size_t channels, size_t width,
-                      uint64_t *pixels);
+                      transpose_function *transpose, uint64_t *pixels);
 
 #endif /* BNNCC_SIGNS_H */

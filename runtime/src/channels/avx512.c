@@ -61,8 +61,7 @@ TARGET void channels_list_avx512(const uint64_t *first, const uint64_t *second, 
         list_pair(first, second, reference, offsets, channels, list, compress_32);
 }
 
-TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps, size_t tap_step, const size_t *longest,
-                                 uint16_t **ends) {
+TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps, size_t tap_step, uint16_t **ends) {
     uint16_t *both = ends[LIST_BOTH], *first = ends[LIST_FIRST], *second = ends[LIST_SECOND];
     for (size_t tap = 0; tap < taps; tap++) {
         const channels_list *list = lists[tap];
@@ -70,7 +69,7 @@ TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps,
         const uint16_t *from = list->planes;
 #define APPEND(part, to)                                                                                               \
     do {                                                                                                               \
-        for (size_t i = 0; i < longest[part]; i += LIST_STEP)                                                          \
+        for (size_t i = 0; i < list->sizes[part]; i += LIST_STEP)                                                      \
             _mm512_storeu_si512((void *)((to) + i),                                                                    \
                                 _mm512_add_epi16(_mm512_loadu_si512((const void *)(from + i)), step));                 \
         from += list->sizes[part];                                                                                     \

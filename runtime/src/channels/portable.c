@@ -21,9 +21,7 @@ void channels_list_portable(const uint64_t *first, const uint64_t *second, const
     }
 }
 
-void channels_join_portable(const channels_list *const *lists, size_t taps, size_t tap_step, const size_t *longest,
-                            uint16_t **ends) {
-    (void)longest;
+void channels_join_portable(const channels_list *const *lists, size_t taps, size_t tap_step, uint16_t **ends) {
     for (size_t tap = 0; tap < taps; tap++) {
         const uint16_t *from = lists[tap]->planes;
         for (size_t part = 0; part < LIST_PARTS; part++)

@@ -46,7 +46,6 @@ typedef struct channels_band {
     uint64_t *outside;               /* [words], after that: a pixel in the padding */
     uint16_t *offsets;               /* [channels]: of the plane opposite to the reference, within a tap, in eighths */
     uint8_t *lists;                  /* [1 + input row * lists_of_row]; the first one is that of rows in the padding */
-    size_t longest[LIST_PARTS];      /* of the lists */
     const channels_list **tap_lists; /* [chunk_taps] */
     uint16_t *joined;                /* [LIST_PARTS][part_numbers] */
     uint8_t *tap_sums;               /* [block][tap] counts */
@@ -91,15 +90,13 @@ static channels_list *list_at(const channels_band *band, size_t number) {
     return (channels_list *)(void *)(band->lists + number * band->job->list_bytes);
 }
 
-static void make_list(channels_band *band, const uint64_t *first, const uint64_t *second, size_t number) {
+static void make_list(const channels_band *band, const uint64_t *first, const uint64_t *second, size_t number) {
     const channels_job *job = band->job;
-    channels_list *list = list_at(band, number);
-    job->conv->steps->list(first, second, band->reference, band->offsets, job->conv->plan.group_channels, list);
-    for (size_t part = 0; part < LIST_PARTS; part++)
-        band->longest[part] = list->sizes[part] > band->longest[part] ? list->sizes[part] : band->longest[part];
+    job->conv->steps->list(first, second, band->reference, band->offsets, job->conv->plan.group_channels,
+                           list_at(band, number));
 }
 
-static void make_lists(channels_band *band) {
+static void make_lists(const channels_band *band) {
     const channels_job *job = band->job;
     const channels_plan *plan = &job->conv->plan;
     const bnncc_conv_params *params = &plan->params;
@@ -108,7 +105,6 @@ static void make_lists(channels_band *band) {
         band->offsets[channel] = (uint16_t)((1 + channel + positive * plan->group_channels) * plan->lane_bytes / 8);
     }
     memset(band->offsets + plan->group_channels, 0, LIST_STEP * sizeof *band->offsets);
-    memset(band->longest, 0, sizeof band->longest);
     /* Zeros count nothing, as what the reference has. */
     for (size_t word = 0; word < job->words; word++)
         band->outside[word] = params->pad_value == 0  ? band->reference[word]
@@ -201,7 +197,8 @@ static void prepare(channels_band *band) {
     band->outside = band->reference + job->words;
     if (band->input_rows)
         planes_to_pixels(job->x + channel * plane_bytes + band->first_input * row_bytes, plane_bytes, job->x_end,
-                         plan->group_channels, band->input_rows * job->row_pitch, band->pixels);
+                         plan->group_channels, band->input_rows * job->row_pitch, transpose_for(plan->isa),
+                         band->pixels);
     find_reference(band);
     make_lists(band);
     sum_taps(band);
@@ -241,7 +238,7 @@ static void list_taps(const channels_band *band, const row_taps *row, size_t fir
     uint16_t *ends[LIST_PARTS];
     for (size_t part = 0; part < LIST_PARTS; part++)
         ends[part] = band->joined + part * job->part_numbers;
-    job->conv->steps->join(band->tap_lists, end - begin, plan->tap_bytes / 8, band->longest, ends);
+    job->conv->steps->join(band->tap_lists, end - begin, plan->tap_bytes / 8, ends);
     if (!pair->start[1])
         ends[LIST_SECOND] = band->joined + LIST_SECOND * job->part_numbers;
     size_t sizes[LIST_PARTS];
@@ -367,6 +364,7 @@ static void pack_signs(const channels_band *band) {
     const size_t row_bytes = sign_bytes(plan->out_width), bytes = band->rows * row_bytes;
     const size_t block_positions = job->band_rows * 8 * row_bytes;
     const size_t first_channel = band->image * (size_t)plan->params.out_channels + band->group * plan->group_filters;
+    transpose_function *transpose = transpose_for(plan->isa);
     for (size_t first = 0; first < plan->group_filters; first += 64) {
         const size_t block = first / (8 * plan->lane_bytes), lane = first % (8 * plan->lane_bytes);
         const size_t filters = smaller(plan->group_filters - first, 64);
@@ -376,7 +374,7 @@ static void pack_signs(const channels_band *band) {
             const size_t run = smaller(bytes - byte, 8);
             for (size_t i = 0; i < 8 * run; i++)
                 rows[i] = load_word(from + (byte * 8 + i) * plan->lane_bytes, 8);
-            transpose_64x64(rows, filters);
+            transpose(rows, filters);
             for (size_t f = 0; f < filters; f++)
                 store_word(job->bits + ((first_channel + first + f) * job->out_height + band->row) * row_bytes + byte,
                            rows[f], run);
@@ -444,8 +442,7 @@ static void lay_out(channels_job *job, bool *overflow) {
     size_t bytes = 0;
     job->pixels = reserve(&bytes, times(plus(input_positions, 3, overflow), job->words, overflow), 8, overflow);
     job->offsets = reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
-    /* Beyond the last list as much is read as a part may have. */
-    job->lists = reserve(&bytes, plus(lists, 1, overflow), job->list_bytes, overflow);
+    job->lists = reserve(&bytes, lists, job->list_bytes, overflow);
     job->tap_lists = reserve(&bytes, job->chunk_taps, sizeof(channels_list *), overflow);
     job->joined = reserve(&bytes, times(LIST_PARTS, job->part_numbers, overflow), sizeof(uint16_t), overflow);
     job->tap_sums = plan->lane_bytes + reserve(&bytes, 1 + plan->blocks * plan->taps, job->vectors_bytes, overflow);
@@ -485,7 +482,7 @@ bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, cons
     job.chunk_taps = smaller(chunk_bytes / (plan->group_channels * plan->lane_bytes) + 1,
                              (UINT16_MAX + (size_t)1) * 8 / plan->tap_bytes);
     job.chunk_taps = smaller(job.chunk_taps, plan->taps);
-    job.part_numbers = (job.chunk_taps + 1) * plan->group_channels + 2 * LIST_STEP;
+    job.part_numbers = job.chunk_taps * plan->group_channels + LIST_STEP;
     /* Without threads a band is an image, unless its lists would leave the cache; what bands prepare overlaps. */
     const size_t rows = times(times(batch, groups, &overflow), out_height, &overflow);
     const size_t row_cost = times(plan->out_width, plan->blocks * (plan->length / 4 + 64), &overflow);

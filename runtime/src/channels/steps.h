@@ -28,11 +28,9 @@ static inline size_t channels_list_bytes(size_t channels) {
 typedef void channels_list_function(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
                                     const uint16_t *offsets, size_t channels, channels_list *list);
 
-/* Joins the lists of some taps, tap_step being added to the numbers for each tap after the first. longest: the most of
- * each part that a list may have; the branches of loops as long as that are foreseen. ends: where each part is to
- * begin, and then where it ends; there is room for the longest, and LIST_STEP more, beyond that. */
-typedef void channels_join_function(const channels_list *const *lists, size_t taps, size_t tap_step,
-                                    const size_t *longest, uint16_t **ends);
+/* Joins the lists of some taps, tap_step being added to the numbers for each tap after the first. ends: where each part
+ * is to begin, and then where it ends; there is room for LIST_STEP more. */
+typedef void channels_join_function(const channels_list *const *lists, size_t taps, size_t tap_step, uint16_t **ends);
 
 /* A pair of windows, and one block of filters. Counters are planes, the lowest bit first; they count modulo
  * 2^(1 + counters). */
