@@ -2,10 +2,11 @@
 
     BinaryConv -> Add(shortcut) -> PRelu -> ... -> Binarize      becomes      BinaryConvStepsDual
 
-A shortcut that is added, the sums of windows that weights of two values need (canonicalize-weights), activations, affine
-ops and clips are steps that the kernel takes while the floats are in the
+A shortcut that is added, activations, affine ops and clips are steps that the kernel takes while the floats are in the
 cache, each rounded as the op that it replaces, in their order; the packed signs that the next layer reads are taken
-from the result there as well. The steps end where something else reads a tensor: the op gives one float tensor.
+from the result there as well. So is the sum of the window that weights of two values need (canonicalize-weights): the
+library counts it itself, and the convolution that stood for it goes. The steps end where something else reads a tensor:
+the op gives one float tensor.
 
 A convolution never waits for a shortcut that depends on it: only tensors with one reader are passed, so that whatever
 comes from the convolution comes through the last step.
@@ -59,11 +60,11 @@ class FuseEpilogues:
             if epilogue.steps:
                 _fuse(graph, node, epilogue, context)
                 result.changed = True
-        for node, reason in left:
-            if node.outputs:  # else it has become a part of another convolution
-                result.note(node.name, reason)
         if result.changed:
             g.tidy(graph)
+        for node, reason in left:
+            if g.is_own(graph, node):  # else it has become a part of another convolution
+                result.note(node.name, reason)
         return result
 
 
