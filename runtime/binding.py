@@ -421,7 +421,7 @@ def _filter_tree(tree: ConvTree | None, groups: int, channels: int) -> tuple[Any
     struct = interface().new("bnncc_filter_tree *")
     struct.group_nodes, struct.parents, struct.flipped = _in(group_nodes), _in(parents), _in(flipped)
     struct.node_count = parents.size
-    return struct, [group_nodes, parents, flipped]
+    return struct, [struct, group_nodes, parents, flipped]
 
 
 def _isa_numbers() -> dict[str, int]:
