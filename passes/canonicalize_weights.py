@@ -109,10 +109,10 @@ def _canonicalize(graph: gs.Graph, node: gs.Node, record: LayerRecord, result: P
 
 def _about_sums(node: gs.Node, weights: BinaryWeights) -> str:
     """What the term of weights that are not -c and +c costs, in words."""
-    filters, groups = len(weights.offset), node.attrs.get("group", 1)
+    offsets, groups = weights.offset, node.attrs.get("group", 1)
     return (
-        f"weights take two values that are not -c and +c in {np.count_nonzero(weights.offset)} of {filters} filters: the "
-        f"sum of the window is added to these, which costs as much as {groups} filter{'s' * (groups > 1)} more"
+        f"weights take two values that are not -c and +c in {np.count_nonzero(offsets)} of {offsets.size} filters: "
+        f"the sum of the window is added to these, which costs as much as {groups} filter{'s' * (groups > 1)} more"
     )
 
 

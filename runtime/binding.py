@@ -326,8 +326,8 @@ class Steps:
     """What a convolution's float output goes through, step by step, and the bits taken from what comes out.
 
     Parameters: `kinds`, names of steps ("add", "multiply", "residual", "prelu", "maximum", "minimum", "window_sum":
-    STEPS in functions.py); `operands`, float32 [len(kinds), 1 or M], a row per step; for bits `threshold` and `direction`, one
-    value or M, and `nan_bit`, as in `binarize`.
+    STEPS in functions.py); `operands`, float32 [len(kinds), 1 or M], a row per step; for bits `threshold` and
+    `direction`, one value or M, and `nan_bit`, as in `binarize`.
     """
 
     def __init__(
