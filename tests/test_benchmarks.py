@@ -85,10 +85,9 @@ def test_peers(tmp_path, monkeypatch, exact):
 
     script = tmp_path / "peer.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(BENCHMARKS / 'peers')!r})\n" + PEER.format(exact=exact))
-    monkeypatch.setitem(peer_process.SCRIPTS, "openvino", str(script))
     rng = np.random.default_rng(0)
     weight, signs = flip_coins(rng, (8, 8, 3, 3)), flip_coins(rng, (2, 8, 5, 5))
-    peer = peer_process.Peer("openvino", sys.executable)
+    peer = peer_process.Peer("openvino", sys.executable, str(script))
     take = layers._peer_turn(peer, Shape(5, 8), weight, signs, 1, tmp_path)
     assert (peer.engine, peer.exact) == ("Peer 1.0", exact)
     assert len(take()) == 20
