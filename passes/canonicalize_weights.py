@@ -3,7 +3,7 @@
 A filter is binary where its weights take two values: -c and +c, or any alpha and beta (DAB-Net):
     w = (alpha - beta) / 2 * sign + (alpha + beta) / 2
 so that w . a = (alpha - beta) / 2 * (sign . a) + (alpha + beta) / 2 * sum(a); sum(a) is one filter of ones, shared by
-all.
+all filters of a group. Filters of one value have no such term: their signs are all the same.
 Scales that the activations carry move behind the layer as well. Values that differ from c by rounding only (exporters
 evaluate straight-through residue in float32) count as c.
 """
@@ -95,16 +95,25 @@ def _canonicalize(graph: gs.Graph, node: gs.Node, record: LayerRecord, result: P
     reason = _unsupported(node, path)
     if reason is None and isinstance(factored, str):
         reason = factored
-    elif reason is None and factored.offset.any() and node.attrs.get("group", 1) != 1:
-        reason = "grouped convolution whose weights take two values that are not -c and +c"
     if reason is not None:
         return reason
     record.status = "binary"
     record.exact_sums = _sums_exactly(node, factored, path)
+    if factored.offset.any():
+        result.note(node.name, _about_sums(node, factored))
     if not bl.is_binary(node):
         _rewrite(graph, node, factored, path)
         result.changed = True
     return None
+
+
+def _about_sums(node: gs.Node, weights: BinaryWeights) -> str:
+    """What the term of weights that are not -c and +c costs, in words."""
+    offsets, groups = weights.offset, node.attrs.get("group", 1)
+    return (
+        f"weights take two values that are not -c and +c in {np.count_nonzero(offsets)} of {offsets.size} filters: "
+        f"the sum of the window is added to these, which costs as much as {groups} filter{'s' * (groups > 1)} more"
+    )
 
 
 def _sums_exactly(node: gs.Node, weights: BinaryWeights, path: bl.SignPath) -> bool:
@@ -160,7 +169,7 @@ def _rewrite(graph: gs.Graph, node: gs.Node, weights: BinaryWeights, path: bl.Si
     if not (scale == 1).all():
         steps.append(("Mul", _channel_constant(graph, f"{node.name}_scale", scale, rank)))
     if offset.any():
-        total = _layer(graph, node, source, np.ones_like(weights.signs[:1]), f"{node.name}_sum")
+        total = _window_sums(graph, node, source, weights.signs, output.shape)
         factor_ = _channel_constant(graph, f"{node.name}_offset", offset, rank)
         steps.append(("Add", g.add_node(graph, "Mul", [total, factor_], g.fresh_name(graph, f"{node.name}_offset_sum"),
                                         dtype=np.float32, shape=output.shape)))  # fmt: skip
@@ -174,6 +183,19 @@ def _rewrite(graph: gs.Graph, node: gs.Node, weights: BinaryWeights, path: bl.Si
         target = output if last else g.fresh_name(graph, f"{name}_{op.lower()}")
         value = g.add_node(graph, op, [value, operand], target, dtype=np.float32, shape=output.shape,
                            name=g.fresh_name(graph, f"{name}_{op.lower()}_node"))  # fmt: skip
+
+
+def _window_sums(graph: gs.Graph, node: gs.Node, source: gs.Tensor, signs: np.ndarray, shape: list) -> gs.Tensor:
+    """The sum of what each filter sees: of one filter of ones for each group, repeated where there are several."""
+    groups = node.attrs.get("group", 1) if node.op == "Conv" else 1
+    sums_shape = None if shape is None else [shape[0], groups, *shape[2:]]
+    total = _layer(graph, node, source, np.ones_like(signs[:groups]), f"{node.name}_sum", None, sums_shape)
+    if groups == 1:
+        return total
+    group_of_filter = np.repeat(np.arange(groups), len(signs) // groups)
+    indices = gs.Constant(g.fresh_name(graph, f"{node.name}_groups"), group_of_filter)
+    name = g.fresh_name(graph, f"{node.name}_group_sums")
+    return g.add_node(graph, "Gather", [total, indices], name, attrs={"axis": 1}, dtype=np.float32, shape=shape)
 
 
 def _layer(graph, node, source, signs, name, output=None, shape=None) -> gs.Variable:

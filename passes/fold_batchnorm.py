@@ -27,7 +27,7 @@ class FoldBatchNorm:
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
         result = PassResult()
         for norm in [node for node in graph.nodes if node.op == "BatchNormalization"]:
-            if _follows_binary_layer(norm):
+            if _comes_from_binary_layers(norm.inputs[0]):
                 continue
             reason = _fold(graph, norm, context)
             if reason is None:
@@ -38,12 +38,17 @@ class FoldBatchNorm:
         return result
 
 
-def _follows_binary_layer(norm: gs.Node) -> bool:
-    """Whether only per-channel ops lie between a binary layer and the node."""
-    node = g.producer(norm.inputs[0])
-    while node is not None and not bl.is_binary(node) and (data := ew.data_input(node)) is not None:
-        node = g.producer(data)
-    return node is not None and bl.is_binary(node)
+def _comes_from_binary_layers(tensor: gs.Tensor) -> bool:
+    """Whether only per-channel ops, and their sums, lie between binary layers and the tensor."""
+    node = g.producer(tensor)
+    if node is None or bl.is_binary(node):
+        return node is not None
+    data = ew.data_input(node)
+    if data is not None:
+        return _comes_from_binary_layers(data)
+    if node.op in ("Gather", "Mul") and isinstance(node.inputs[1], gs.Constant):  # the sum of a window, for each filter
+        return _comes_from_binary_layers(node.inputs[0])
+    return node.op == "Add" and all(_comes_from_binary_layers(source) for source in node.inputs)
 
 
 def _fold(graph: gs.Graph, norm: gs.Node, context: Context) -> str | None:

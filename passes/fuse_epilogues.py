@@ -4,7 +4,9 @@
 
 A shortcut that is added, activations, affine ops and clips are steps that the kernel takes while the floats are in the
 cache, each rounded as the op that it replaces, in their order; the packed signs that the next layer reads are taken
-from the result there as well. The steps end where something else reads a tensor: the op gives one float tensor.
+from the result there as well. So is the sum of the window that weights of two values need (canonicalize-weights): the
+library counts it itself, and the convolution that stood for it goes. The steps end where something else reads a tensor:
+the op gives one float tensor.
 
 A convolution never waits for a shortcut that depends on it: only tensors with one reader are passed, so that whatever
 comes from the convolution comes through the last step.
@@ -12,6 +14,7 @@ comes from the convolution comes through the last step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -57,11 +60,11 @@ class FuseEpilogues:
             if epilogue.steps:
                 _fuse(graph, node, epilogue, context)
                 result.changed = True
-        for node, reason in left:
-            if node.outputs:  # else it has become a part of another convolution
-                result.note(node.name, reason)
         if result.changed:
             g.tidy(graph)
+        for node, reason in left:
+            if g.is_own(graph, node):  # else it has become a part of another convolution
+                result.note(node.name, reason)
         return result
 
 
@@ -83,7 +86,8 @@ def _follow(graph: gs.Graph, node: gs.Node, left: list[tuple[gs.Node, str]]) -> 
             _binarize_after_saturation(graph, epilogue.output, reader)
             if not g.has_one_use(graph, epilogue.output):
                 raise Unsuitable(f"'{epilogue.output.name}' is read elsewhere, too")
-            steps = list(_steps(reader, epilogue))
+            factors = _window_sum_factors(reader, epilogue.output, node)
+            steps = [("window_sum", factors)] if factors is not None else list(_steps(reader, epilogue))
             if len(epilogue.steps) + len(steps) > MOST_STEPS:
                 raise Unsuitable(f"the layer has {MOST_STEPS} steps, which are the most")
         except Unsuitable as reason:
@@ -149,6 +153,25 @@ def _binarize_after_saturation(graph: gs.Graph, tensor: gs.Variable, saturation:
             upward, downward = (low < threshold) & (threshold <= high), (low <= threshold) & (threshold < high)
             if np.where(direction > 0, upward, downward).all():
                 reader.inputs[0] = saturation.outputs[0]
+
+
+def _window_sum_factors(add: gs.Node, data: gs.Tensor, conv: gs.Node) -> np.ndarray | None:
+    """The factor per channel where a node adds multiples of the sums of a convolution's own windows, else None."""
+    term = next((g.producer(tensor) for tensor in add.inputs if tensor is not data), None) if add.op == "Add" else None
+    if term is None or term.op != "Mul" or not isinstance(term.inputs[1], gs.Constant):
+        return None
+    factors, sums = g.channel_vector(term.inputs[1], 4), g.producer(term.inputs[0])
+    groups, filters = conv.attrs["group"], conv.attrs["weight_shape"][0]
+    if sums is not None and sums.op == "Gather" and isinstance(sums.inputs[1], gs.Constant):
+        repeats = np.array_equal(sums.inputs[1].values, np.repeat(np.arange(groups), filters // groups))
+        sums = g.producer(sums.inputs[0]) if repeats and sums.attrs.get("axis", 0) == 1 else None
+    if factors is None or sums is None or sums.domain != DOMAIN or sums.op != "BinaryConv":
+        return None
+    shape = [groups, *conv.attrs["weight_shape"][1:]]
+    ones, scale, shift = (tensor.values for tensor in sums.inputs[1:])
+    same_windows = sums.inputs[0] is conv.inputs[0] and sums.attrs == conv.attrs | {"weight_shape": shape}
+    counts = np.unpackbits(ones, axis=-1, count=math.prod(shape[1:]), bitorder="little").all()
+    return factors if same_windows and counts and (scale == 1).all() and (shift == 0).all() else None
 
 
 def _residual_step(add: gs.Node, epilogue: _Epilogue) -> Step:

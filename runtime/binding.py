@@ -325,9 +325,9 @@ def linear(x: ArrayLike, weight: ArrayLike, **parameters: Any) -> Result:
 class Steps:
     """What a convolution's float output goes through, step by step, and the bits taken from what comes out.
 
-    Parameters: `kinds`, names of steps ("add", "multiply", "residual", "prelu", "maximum", "minimum": STEPS in
-    functions.py); `operands`, float32 [len(kinds), 1 or M], a row per step; for bits `threshold` and `direction`, one
-    value or M, and `nan_bit`, as in `binarize`.
+    Parameters: `kinds`, names of steps ("add", "multiply", "residual", "prelu", "maximum", "minimum", "window_sum":
+    STEPS in functions.py); `operands`, float32 [len(kinds), 1 or M], a row per step; for bits `threshold` and
+    `direction`, one value or M, and `nan_bit`, as in `binarize`.
     """
 
     def __init__(
@@ -421,7 +421,7 @@ def _filter_tree(tree: ConvTree | None, groups: int, channels: int) -> tuple[Any
     struct = interface().new("bnncc_filter_tree *")
     struct.group_nodes, struct.parents, struct.flipped = _in(group_nodes), _in(parents), _in(flipped)
     struct.node_count = parents.size
-    return struct, [group_nodes, parents, flipped]
+    return struct, [struct, group_nodes, parents, flipped]
 
 
 def _isa_numbers() -> dict[str, int]:

@@ -11,6 +11,8 @@ compare int8), in forms that take an empty batch; `+-1` sums are exact in float3
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 from onnx import parser
 
@@ -35,8 +37,8 @@ KERNEL_OPS = (
 
 # What the steps of BinaryConvSteps and BinaryConvStepsDual are called, by the numbers in their attribute `steps`
 # (bnncc_step in bnncc.h), and each in ops on `value` (what the steps before have made of the layer's float output) and
-# its row of `operands`, a value per channel, or on the one residual. PRelu is written out because what it makes of
-# infinities differs between versions of onnxruntime.
+# its row of `operands`, a value per channel, on the one residual, or on the sums of the signs in the windows. PRelu is
+# written out because what it makes of infinities differs between versions of onnxruntime.
 STEPS = {
     "add": "{y} = Add (value, operand)",
     "multiply": "{y} = Mul (value, operand)",
@@ -44,6 +46,7 @@ STEPS = {
     "prelu": "below = Less (value, zero_f) sloped = Mul (value, operand) {y} = Where (below, sloped, value)",
     "maximum": "{y} = Max (value, operand)",
     "minimum": "{y} = Min (value, operand)",
+    "window_sum": "term = Mul (operand, window_sums) {y} = Add (value, term)",
 }
 STEP_NUMBERS = {name: number for number, name in enumerate(STEPS)}
 MOST_STEPS = 16  # BNNCC_STEP_LIMIT
@@ -51,10 +54,9 @@ MOST_STEPS = 16  # BNNCC_STEP_LIMIT
 # A convolution may also have the attributes tree (passes/order_filters.py) and kernel (bnncc/kernel_choice.py): hints
 # to the library that the bodies do not declare, so that onnx and onnxruntime pass over them.
 _CONV_ATTRIBUTES = "weight_shape, width, strides, pads, dilations, group, pad_value"
-_CONV_CALL = (
-    "weight_shape: ints = @weight_shape, width: int = @width, strides: ints = @strides, pads: ints = @pads, "
-    "dilations: ints = @dilations, group: int = @group, pad_value: int = @pad_value"
-)
+_PADDED_CALL = "width: int = @width, pads: ints = @pads, pad_value: int = @pad_value"
+_WINDOW_CALL = "strides: ints = @strides, dilations: ints = @dilations, group: int = @group"
+_CONV_CALL = f"weight_shape: ints = @weight_shape, {_PADDED_CALL}, {_WINDOW_CALL}"
 _LINEAR_ATTRIBUTES = "weight_shape, width"
 _LINEAR_CALL = "weight_shape: ints = @weight_shape, width: int = @width"
 
@@ -171,19 +173,13 @@ MaxPoolSigns <width, kernel_shape, strides, pads, dilations, ceil_mode> (packed,
     pooled = bnncc.Pack (is_plus)
 }"""
 
-# The integer convolution of signs by signs as float32. Pads are (top, left, bottom, right) of value pad_value.
-_CONV_DOT = f"""
-ConvDot <{_CONV_ATTRIBUTES}> (packed, weight) => (dot) {{
-    zero = Constant <value = int64[1] {{0}}> ()
-    one = Constant <value = int64[1] {{1}}> ()
-    two = Constant <value = int64[1] {{2}}> ()
-    four = Constant <value = int64[1] {{4}}> ()
-    outer = Constant <value = int64[2] {{0, 0}}> ()
-    weight_shape = Constant <value_ints: ints = @weight_shape> ()
-    fan_in_shape = Slice (weight_shape, one, four)
-    fan_in = ReduceProd <keepdims = 1> (fan_in_shape)
-    weight_flat = bnncc.UnpackToLength (weight, fan_in)
-    weight_signs = Reshape (weight_flat, weight_shape)
+# What a convolution's windows see: signs as float32, padded with pad_value by (top, left, bottom, right).
+_PADDED_SIGNS = """
+PaddedSigns <width, pads, pad_value> (packed) => (padded) {
+    zero = Constant <value = int64[1] {0}> ()
+    two = Constant <value = int64[1] {2}> ()
+    four = Constant <value = int64[1] {4}> ()
+    outer = Constant <value = int64[2] {0, 0}> ()
     signs = bnncc.UnpackSigns <width: int = @width> (packed)
     pads = Constant <value_ints: ints = @pads> ()
     begin = Slice (pads, zero, two)
@@ -192,7 +188,43 @@ ConvDot <{_CONV_ATTRIBUTES}> (packed, weight) => (dot) {{
     pad_value = Constant <value_int: int = @pad_value> ()
     pad_value_f = Cast <to = 1> (pad_value)
     padded = Pad (signs, all_pads, pad_value_f)
-    dot = Conv <strides: ints = @strides, dilations: ints = @dilations, group: int = @group> (padded, weight_signs)
+}"""
+
+# The integer convolution of signs by signs as float32.
+_CONV_DOT = f"""
+ConvDot <{_CONV_ATTRIBUTES}> (packed, weight) => (dot) {{
+    one = Constant <value = int64[1] {{1}}> ()
+    four = Constant <value = int64[1] {{4}}> ()
+    weight_shape = Constant <value_ints: ints = @weight_shape> ()
+    fan_in_shape = Slice (weight_shape, one, four)
+    fan_in = ReduceProd <keepdims = 1> (fan_in_shape)
+    weight_flat = bnncc.UnpackToLength (weight, fan_in)
+    weight_signs = Reshape (weight_flat, weight_shape)
+    padded = bnncc.PaddedSigns <{_PADDED_CALL}> (packed)
+    dot = Conv <{_WINDOW_CALL}> (padded, weight_signs)
+}}"""
+
+# The integer sum of the signs in each window of the filter's group as float32, of the shape of ConvDot's result: over
+# the channels of a group first, then over the kernel's taps, each filter of the group the same.
+_WINDOW_SUMS = f"""
+WindowSums <{_CONV_ATTRIBUTES}> (packed) => (sums) {{
+    zero = Constant <value = int64[1] {{0}}> ()
+    one = Constant <value = int64[1] {{1}}> ()
+    two = Constant <value = int64[1] {{2}}> ()
+    four = Constant <value = int64[1] {{4}}> ()
+    weight_shape = Constant <value_ints: ints = @weight_shape> ()
+    filters = Slice (weight_shape, zero, one)
+    channels = Slice (weight_shape, one, two)
+    kernel = Slice (weight_shape, two, four)
+    group = Constant <value_int: int = @group> ()
+    groups = Reshape (group, one)
+    channel_shape = Concat <axis = 0> (groups, channels, one, one)
+    channel_ones = ConstantOfShape <value = float[1] {{1}}> (channel_shape)
+    tap_shape = Concat <axis = 0> (filters, one, kernel)
+    tap_ones = ConstantOfShape <value = float[1] {{1}}> (tap_shape)
+    padded = bnncc.PaddedSigns <{_PADDED_CALL}> (packed)
+    over_channels = Conv <group: int = @group> (padded, channel_ones)
+    sums = Conv <{_WINDOW_CALL}> (over_channels, tap_ones)
 }}"""
 
 _LINEAR_DOT = f"""
@@ -244,15 +276,24 @@ def _choice(names: list[str]) -> str:
         >"""
 
 
-# Steps one after the other. The numbers are an attribute, so that one body serves every sequence.
+# Steps one after the other. The numbers are an attribute, so that one body serves every sequence. Windows are summed up
+# where a step adds the sums.
 _APPLY_STEPS = f"""
-ApplySteps <steps> (x, operands, residual) => (y) {{
+ApplySteps <{_CONV_ATTRIBUTES}, steps> (packed, x, operands, residual) => (y) {{
     per_channel = Constant <value = int64[4] {{1, -1, 1, 1}}> ()
     always = Constant <value = bool {{1}}> ()
     zero_f = Constant <value = float {{0}}> ()
     {"".join(f"number_{name} = Constant <value = int64 {{{n}}}> (){chr(10)}    " for name, n in STEP_NUMBERS.items())}
     steps = Constant <value_ints: ints = @steps> ()
     count = Size (steps)
+    adding_sums = Equal (steps, number_window_sum)
+    adding_sums_f = Cast <to = 1> (adding_sums)
+    any_f = ReduceMax <keepdims = 0> (adding_sums_f)
+    any = Greater (any_f, zero_f)
+    window_sums = If (any) <
+        then_branch = sum_up () => (sums) {{ sums = bnncc.WindowSums <{_CONV_CALL}> (packed) }},
+        else_branch = no_sums () => (zero_sums) {{ zero_sums = Identity (zero_f) }}
+    >
     y = Loop (count, always, x) <body = apply (int64 step, bool before, float value) => (bool after, float next_add) {{
         after = Identity (before)
         kind = Gather (steps, step)
@@ -265,13 +306,13 @@ _STEPS_BODIES = (
     f"""
 BinaryConvSteps <{_CONV_ATTRIBUTES}, steps> (packed, weight, scale, shift, operands, residual) => (y) {{
     first = bnncc.BinaryConv <{_CONV_CALL}> (packed, weight, scale, shift)
-    y = bnncc.ApplySteps <steps: ints = @steps> (first, operands, residual)
+    y = bnncc.ApplySteps <{_CONV_CALL}, steps: ints = @steps> (packed, first, operands, residual)
 }}""",
     f"""
 BinaryConvStepsDual <{_CONV_ATTRIBUTES}, steps, nan_bit>
 (packed, weight, scale, shift, operands, residual, threshold, direction) => (y, bits) {{
     first = bnncc.BinaryConv <{_CONV_CALL}> (packed, weight, scale, shift)
-    y = bnncc.ApplySteps <steps: ints = @steps> (first, operands, residual)
+    y = bnncc.ApplySteps <{_CONV_CALL}, steps: ints = @steps> (packed, first, operands, residual)
     bits = bnncc.Binarize <nan_bit: int = @nan_bit> (y, threshold, direction)
 }}""",
 )
@@ -282,7 +323,9 @@ _BODIES = (
     _UNPACK_SIGNS,
     _BINARIZE,
     _MAX_POOL_SIGNS,
+    _PADDED_SIGNS,
     _CONV_DOT,
+    _WINDOW_SUMS,
     _LINEAR_DOT,
     *_epilogues("BinaryConv", _CONV_ATTRIBUTES, _CONV_CALL, "int64[4] {1, -1, 1, 1}"),
     *_epilogues("BinaryLinear", _LINEAR_ATTRIBUTES, _LINEAR_CALL, "int64[2] {1, -1}"),
@@ -313,10 +356,20 @@ def functions_for(graph: onnx.GraphProto, opset: int) -> list[onnx.FunctionProto
     """The functions that the graph's nodes need, directly or through one another, in definition order."""
     by_name = {function.name: function for function in all_functions(opset)}
     wanted: set[str] = set()
-    pending = [node.op_type for node in graph.node if node.domain == DOMAIN]
+    pending = _calls(graph.node)
     while pending:
         name = pending.pop()
         if name not in wanted:
             wanted.add(name)
-            pending += [node.op_type for node in by_name[name].node if node.domain == DOMAIN]
+            pending += _calls(by_name[name].node)
     return [function for name, function in by_name.items() if name in wanted]
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """The ops of the domain that nodes are, or have in their branches."""
+    calls = []
+    for node in nodes:
+        calls += [node.op_type] if node.domain == DOMAIN else []
+        for attribute in node.attribute:
+            calls += _calls(attribute.g.node)
+    return calls

@@ -85,15 +85,66 @@ def test_peers(tmp_path, monkeypatch, exact):
 
     script = tmp_path / "peer.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(BENCHMARKS / 'peers')!r})\n" + PEER.format(exact=exact))
-    monkeypatch.setitem(peer_process.SCRIPTS, "openvino", str(script))
     rng = np.random.default_rng(0)
     weight, signs = flip_coins(rng, (8, 8, 3, 3)), flip_coins(rng, (2, 8, 5, 5))
-    peer = peer_process.Peer("openvino", sys.executable)
+    peer = peer_process.Peer("openvino", sys.executable, str(script))
     take = layers._peer_turn(peer, Shape(5, 8), weight, signs, 1, tmp_path)
     assert (peer.engine, peer.exact) == ("Peer 1.0", exact)
     assert len(take()) == 20
     assert set(peer.alone) == {0.25}
     peer.close()
+
+
+# A peer that runs the network on onnxruntime, or gives other values.
+NETWORK_PEER = """
+import onnxruntime
+from serving import serve
+
+def set_up(network, x):
+    session = onnxruntime.InferenceSession(network["model"])
+    run = lambda: session.run(None, {{"image": x}})
+    return run, {factor} * run()[0]
+
+serve("Peer 1.0", set_up)
+"""
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_networks(tmp_path, monkeypatch, capsys, factor):
+    """A small one, against an engine in the place of OpenVINO whose output is the same or is not."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import networks
+    import peer_process
+
+    def small():
+        net = networks.Network(0)
+        x = net.binary_conv(net.float_conv("image", 3, 8, 3, pads=[1] * 4), 8, 8)
+        return net.model(net.node("Flatten", net.norm(x, 8, 72)), 8 * 36, 4, [3, 6, 6])
+
+    monkeypatch.setitem(networks.NETWORKS, "small", small)
+    script = tmp_path / "peer.py"
+    paths = f"import sys\nsys.path.insert(0, {str(BENCHMARKS / 'peers')!r})\n"
+    script.write_text(paths + NETWORK_PEER.format(factor=factor))
+    peer = peer_process.Peer("openvino", sys.executable, str(script))
+    row = networks.measure("small", 1, [peer], 0.0)
+    peer.close()
+    assert (row["binary_layers"], row["flipped_bits"], row["threads"]) == (1, 0, 1)
+    assert row["ratio"] == pytest.approx(row["onnxruntime_fp32_median_ms"] / row["median_ms"])
+    figures = row["peers"]["Peer 1.0"]
+    assert figures["ratio"] == pytest.approx(figures["fp32_median_ms"] / row["median_ms"])
+    # onnxruntime optimizes both alike, so that the same network rounds the same.
+    assert figures["difference"] == pytest.approx(factor - 1, abs=1e-6)
+    printed = capsys.readouterr().out
+    assert "Peer 1.0 fp32" in printed
+    assert ("NOT THE SAME" in printed) == (factor == 2)
+
+
+def test_networks_and_a_peer_that_is_not_there(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "networks.py"), "--openvino-python", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert done.stderr.startswith("networks: ")
+    assert "No such file" in done.stderr
 
 
 def test_an_unknown_kernel():

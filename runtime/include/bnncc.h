@@ -70,14 +70,17 @@ typedef struct bnncc_parallel {
 /* ---- Epilogues: what becomes of the integer dot product ---------------------------------------------------------- */
 
 /* A step from a float y to the next, each rounded to float32: `operand` is one value per channel, `residual` a tensor
- * of the output's shape. NaN stays NaN; which zero MAXIMUM and MINIMUM give for zeros of both signs is not said. */
+ * of the output's shape, `window_sum` the sum of all signs that the output's filter sees, padding as pad_value says:
+ * the library counts it once for all filters of a group. NaN stays NaN; which zero MAXIMUM and MINIMUM give for zeros
+ * of both signs is not said. */
 typedef enum bnncc_step {
-    BNNCC_STEP_ADD = 0,      /* y + operand */
-    BNNCC_STEP_MULTIPLY = 1, /* y * operand */
-    BNNCC_STEP_RESIDUAL = 2, /* y + residual; the operand is not used */
-    BNNCC_STEP_PRELU = 3,    /* y * operand where y < 0, else y */
-    BNNCC_STEP_MAXIMUM = 4,  /* max(y, operand) */
-    BNNCC_STEP_MINIMUM = 5,  /* min(y, operand) */
+    BNNCC_STEP_ADD = 0,        /* y + operand */
+    BNNCC_STEP_MULTIPLY = 1,   /* y * operand */
+    BNNCC_STEP_RESIDUAL = 2,   /* y + residual; the operand is not used */
+    BNNCC_STEP_PRELU = 3,      /* y * operand where y < 0, else y */
+    BNNCC_STEP_MAXIMUM = 4,    /* max(y, operand) */
+    BNNCC_STEP_MINIMUM = 5,    /* min(y, operand) */
+    BNNCC_STEP_WINDOW_SUM = 6, /* y + operand * window_sum, the product being rounded as well */
 } bnncc_step;
 
 enum { BNNCC_STEP_LIMIT = 16 }; /* steps of one epilogue */

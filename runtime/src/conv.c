@@ -51,6 +51,8 @@ struct bnncc_conv {
     size_t group_weights; /* words of a group's interleaved filters */
     uint64_t *weights;    /* [group][group_weights] */
     int32_t *tap_sums;    /* see sum_taps; NULL where no correction for padding is needed */
+    bnncc_conv *all_ones; /* a filter of ones for each group, whose dots are the window sums; NULL where no step reads
+                             them */
 };
 
 /* ---- Creation ---------------------------------------------------------------------------------------------------- */
@@ -282,6 +284,80 @@ static void name_kernel(bnncc_conv *conv) {
     snprintf(conv->name, sizeof conv->name, "%s", name);
 }
 
+static size_t filter_length(const bnncc_conv_params *params) {
+    return (size_t)(params->in_channels / params->group * params->kernel_shape[0] * params->kernel_shape[1]);
+}
+
+static bnncc_status create_all_ones(bnncc_conv *conv, bnncc_error *error);
+
+/* As bnncc_conv_create, its arguments checked. isa: one that bnncc_isa_resolve gave. */
+static bnncc_status create(const bnncc_conv_params *params, size_t out_width, const uint8_t *weight,
+                           const bnncc_epilogue *epilogue, const bnncc_filter_tree *tree, const conv_request *request,
+                           bnncc_isa isa, bnncc_conv **result, bnncc_error *error) {
+    const size_t length = filter_length(params);
+    bnncc_conv *conv = allocate(1, sizeof *conv);
+    if (!conv)
+        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution");
+    *conv = (bnncc_conv){
+        .params = *params,
+        .isa = isa,
+        .kernel = dot_kernel_for(isa),
+        .group_filters = (size_t)(params->out_channels / params->group),
+        .length = length,
+        .words = sign_words(length),
+        .out_width = out_width,
+    };
+    bnncc_status status = epilogue_create(&conv->epilogue, epilogue, (size_t)params->out_channels, isa, error);
+    const bool padded = params->pads[0] || params->pads[1] || params->pads[2] || params->pads[3];
+    if (!status)
+        status = create_servers(conv, weight, tree, request, error);
+    if (!status && conv->can_serve[SERVER_DOT] &&
+        (!place_weights(conv, weight) || (padded && params->pad_value == 0 && !sum_taps(conv, weight))))
+        status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's weights");
+    if (!status && conv->epilogue.steps.has_window_sum)
+        status = create_all_ones(conv, error);
+    if (status) {
+        bnncc_conv_destroy(conv);
+        return status;
+    }
+    name_kernel(conv);
+    *result = conv;
+    return BNNCC_OK;
+}
+
+/* What sums up the windows of a convolution: one filter of ones for each group, with trees that let every kernel serve
+ * it, and whichever is fastest. */
+static bnncc_status create_all_ones(bnncc_conv *conv, bnncc_error *error) {
+    const size_t groups = (size_t)conv->params.group, weight_size = groups * sign_bytes(conv->length);
+    const float one = 1, zero = 0;
+    const bnncc_epilogue epilogue = {.scale = &one, .scale_count = 1, .shift = &zero, .shift_count = 1};
+    uint8_t *weight = allocate(weight_size, 1), *flipped = allocate(groups, 1);
+    int64_t *group_nodes = allocate(groups, sizeof *group_nodes);
+    int32_t *parents = allocate(groups, sizeof *parents);
+    bnncc_status status = BNNCC_OK;
+    if (!weight || !flipped || !group_nodes || !parents) {
+        status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's sums of windows");
+    } else {
+        bnncc_conv_params params = conv->params;
+        params.out_channels = params.group;
+        memset(weight, 0xff, weight_size);
+        memset(flipped, 0, groups);
+        for (size_t group = 0; group < groups; group++) {
+            group_nodes[group] = 1;
+            parents[group] = -1;
+        }
+        const bnncc_filter_tree tree = {group_nodes, parents, groups, flipped};
+        const conv_request request = {.kernel = CONV_KERNEL_AUTO};
+        status =
+            create(&params, conv->out_width, weight, &epilogue, &tree, &request, conv->isa, &conv->all_ones, error);
+    }
+    free(weight);
+    free(flipped);
+    free(group_nodes);
+    free(parents);
+    return status;
+}
+
 bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *weight, size_t weight_size,
                                const bnncc_epilogue *epilogue, const bnncc_conv_hints *hints, bnncc_isa isa,
                                bnncc_conv **result, bnncc_error *error) {
@@ -292,47 +368,18 @@ bnncc_status bnncc_conv_create(const bnncc_conv_params *params, const uint8_t *w
         return fail(error, BNNCC_INVALID_ARGUMENT, "params, weight or conv is NULL");
     if (check_params(params, error) || out_size(params, 1, params->width, &out_width, error))
         return BNNCC_INVALID_ARGUMENT;
-    const int64_t taps = params->kernel_shape[0] * params->kernel_shape[1];
-    const size_t length = (size_t)(params->in_channels / params->group * taps);
+    const size_t length = filter_length(params);
     const size_t expected = times((size_t)params->out_channels, sign_bytes(length), &overflow);
     if (overflow || weight_size != expected)
         return fail(error, BNNCC_INVALID_ARGUMENT, "weight has %zu bytes, not out_channels * ceil(%zu / 8)",
                     weight_size, length);
-    const size_t groups = (size_t)params->group, group_filters = (size_t)params->out_channels / groups;
     conv_request request;
     bnncc_status status = bnncc_isa_resolve(isa, &isa, error);
     if (!status)
         status = conv_kernel_requested(hints ? hints->kernel : NULL, &request, error);
     if (!status && tree)
-        status = check_filter_tree(tree, groups, group_filters, error);
-    if (status)
-        return status;
-    bnncc_conv *conv = allocate(1, sizeof *conv);
-    if (!conv)
-        return fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution");
-    *conv = (bnncc_conv){
-        .params = *params,
-        .isa = isa,
-        .kernel = dot_kernel_for(isa),
-        .group_filters = group_filters,
-        .length = length,
-        .words = sign_words(length),
-        .out_width = (size_t)out_width,
-    };
-    status = epilogue_create(&conv->epilogue, epilogue, (size_t)params->out_channels, isa, error);
-    const bool padded = params->pads[0] || params->pads[1] || params->pads[2] || params->pads[3];
-    if (!status)
-        status = create_servers(conv, weight, tree, &request, error);
-    if (!status && conv->can_serve[SERVER_DOT] &&
-        (!place_weights(conv, weight) || (padded && params->pad_value == 0 && !sum_taps(conv, weight))))
-        status = fail(error, BNNCC_OUT_OF_MEMORY, "no memory for a convolution's weights");
-    if (status) {
-        bnncc_conv_destroy(conv);
-        return status;
-    }
-    name_kernel(conv);
-    *result = conv;
-    return BNNCC_OK;
+        status = check_filter_tree(tree, (size_t)params->group, (size_t)(params->out_channels / params->group), error);
+    return status ? status : create(params, (size_t)out_width, weight, epilogue, tree, &request, isa, result, error);
 }
 
 void bnncc_conv_destroy(bnncc_conv *conv) {
@@ -344,6 +391,7 @@ void bnncc_conv_destroy(bnncc_conv *conv) {
     epilogue_destroy(&conv->epilogue);
     free(conv->weights);
     free(conv->tap_sums);
+    bnncc_conv_destroy(conv->all_ones);
     free(conv);
 }
 
@@ -473,8 +521,8 @@ static void choose_tiles(conv_job *job) {
     job->column_tiles = divide_up(job->conv->out_width, job->tile_columns);
 }
 
-static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const float *residual, size_t images,
-                            size_t height, size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, steps_inputs inputs, size_t images, size_t height,
+                            size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
                             bnncc_error *error) {
     const size_t group_bytes = (size_t)4 << 20, scratch_bytes = (size_t)64 << 20;
     bool overflow = false;
@@ -512,18 +560,38 @@ static bnncc_status run_dot(const bnncc_conv *conv, const uint8_t *x, const floa
         const size_t now = smaller(at_once, images - done);
         job.x = x + done * image_bytes;
         job.x_end = job.x + now * image_bytes;
-        job.to = (epilogue_tensors){.residual = residual ? residual + done * out_pixels : NULL,
-                                    .y = y ? y + done * out_pixels : NULL,
-                                    .bits = bits ? bits + done * out_rows * out_row_bytes : NULL,
-                                    .channels = filters,
-                                    .height = out_height,
-                                    .width = conv->out_width};
+        const float *window_sums = inputs.window_sums;
+        job.to =
+            (epilogue_tensors){.inputs = {inputs.residual ? inputs.residual + done * out_pixels : NULL,
+                                          window_sums ? window_sums + done * (out_pixels / filters * groups) : NULL},
+                               .y = y ? y + done * out_pixels : NULL,
+                               .bits = bits ? bits + done * out_rows * out_row_bytes : NULL,
+                               .channels = filters,
+                               .groups = groups,
+                               .height = out_height,
+                               .width = conv->out_width};
         parallel_ranges(parallel, now * job.height, sign_words(channels) * width * 8, prepare_rows, &job);
         parallel_run(parallel, now * image_items, smaller(pieces, now * image_items), convolve, &job);
     }
     scratch_give(job.pixels);
     scratch_give(job.windows);
     return status;
+}
+
+/* A run by whichever kernel serves it best. */
+static bnncc_status serve(const bnncc_conv *conv, const uint8_t *x, steps_inputs inputs, size_t images, size_t height,
+                          size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
+                          bnncc_error *error) {
+    const double differing =
+        conv->can_serve[SERVER_CHANNELS] ? channels_differing(&conv->params, x, images, height) : 0;
+    const size_t server =
+        choose_server(conv, conv->can_serve, differing, images, out_height, parallel_threads(parallel));
+    if (server < LANE_WIDTHS)
+        return planes_conv_run(conv->lanes[server].planes, x, inputs, images, height, out_height, y, bits, parallel,
+                               error);
+    if (server == SERVER_CHANNELS)
+        return channels_conv_run(conv->channels, x, inputs, images, height, out_height, y, bits, parallel, error);
+    return run_dot(conv, x, inputs, images, height, out_height, y, bits, parallel, error);
 }
 
 bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const float *residual, int64_t batch,
@@ -548,13 +616,18 @@ bnncc_status bnncc_conv_run(const bnncc_conv *conv, const uint8_t *x, const floa
     if (overflow)
         return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
 
-    const double differing =
-        conv->can_serve[SERVER_CHANNELS] ? channels_differing(&conv->params, x, images, in_rows) : 0;
-    const size_t server = choose_server(conv, conv->can_serve, differing, images, out_rows, parallel_threads(parallel));
-    if (server < LANE_WIDTHS)
-        return planes_conv_run(conv->lanes[server].planes, x, residual, images, in_rows, out_rows, y, bits, parallel,
-                               error);
-    if (server == SERVER_CHANNELS)
-        return channels_conv_run(conv->channels, x, residual, images, in_rows, out_rows, y, bits, parallel, error);
-    return run_dot(conv, x, residual, images, in_rows, out_rows, y, bits, parallel, error);
+    float *window_sums = NULL;
+    if (conv->all_ones) {
+        /* No more than the output, whose size does not overflow. */
+        window_sums =
+            scratch_take(images * (size_t)conv->params.group * out_rows * conv->out_width, sizeof *window_sums);
+        status = !window_sums ? fail(error, BNNCC_OUT_OF_MEMORY, "no memory to run a convolution")
+                              : serve(conv->all_ones, x, (steps_inputs){NULL, NULL}, images, in_rows, out_rows,
+                                      window_sums, NULL, parallel, error);
+    }
+    if (!status)
+        status =
+            serve(conv, x, (steps_inputs){residual, window_sums}, images, in_rows, out_rows, y, bits, parallel, error);
+    scratch_give(window_sums);
+    return status;
 }

@@ -174,6 +174,12 @@ void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, c
     enum { AT_ONCE = 16 }; /* channels: floats just stored in parts of vectors cannot be loaded again at once */
     const size_t pixels = tile->rows * tile->columns, plane = to->height * to->width;
     const bool steps = epilogue->steps.count > 0;
+    steps_inputs inputs = {NULL, NULL};
+    if (to->inputs.window_sums) {
+        const size_t group = first / (to->channels / to->groups);
+        inputs.window_sums =
+            to->inputs.window_sums + (tile->image * to->groups + group) * plane + tile->row * to->width + tile->column;
+    }
     float values[AT_ONCE][64];
     for (size_t begin = 0, end; begin < count; begin = end) {
         end = smaller(begin + AT_ONCE, count);
@@ -183,10 +189,10 @@ void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, c
             epilogue_floats(epilogue, first + i, dots + i * 64, pixels,
                             steps ? values[i - begin] : to->y + at + (i - begin) * plane);
         for (size_t i = begin; i < end; i++, at += plane) {
-            const float *residual = to->residual ? to->residual + at : NULL;
+            inputs.residual = to->inputs.residual ? to->inputs.residual + at : NULL;
             uint64_t signs = 0;
             if (steps)
-                signs = epilogue_finish(epilogue, first + i, values[i - begin], residual, pixels, to->y + at);
+                signs = epilogue_finish(epilogue, first + i, values[i - begin], inputs, pixels, to->y + at);
             if (epilogue->threshold)
                 signs = epilogue_signs(epilogue, first + i, dots + i * 64, pixels);
             if (to->bits)

@@ -41,17 +41,17 @@ static inline uint64_t epilogue_signs(const epilogue *epilogue, size_t channel, 
 }
 
 /* See steps_function. */
-static inline uint64_t epilogue_finish(const epilogue *epilogue, size_t channel, float *values, const float *residual,
+static inline uint64_t epilogue_finish(const epilogue *epilogue, size_t channel, float *values, steps_inputs inputs,
                                        size_t count, float *y) {
-    return epilogue->steps.apply(&epilogue->steps, channel, values, residual, count, y);
+    return epilogue->steps.apply(&epilogue->steps, channel, values, inputs, count, y);
 }
 
 /* Tensors [image][channel][height] of rows of `width` pixels; NULL where there are none. */
 typedef struct epilogue_tensors {
-    const float *residual;
+    steps_inputs inputs;
     float *y;
     uint8_t *bits;
-    size_t channels, height, width;
+    size_t channels, groups, height, width;
 } epilogue_tensors;
 
 /* A tile: `rows` x `columns` <= 64 output pixels of an image, from (row, column) on. Tiles of several rows are as wide
@@ -60,7 +60,7 @@ typedef struct epilogue_tile {
     size_t image, row, rows, column, columns;
 } epilogue_tile;
 
-/* All outputs of a tile of channels [first, first + count) from their dot products, [count][64]. */
+/* All outputs of a tile of channels [first, first + count) of one group from their dot products, [count][64]. */
 void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
                          size_t count, const int32_t *dots);
 

@@ -13,7 +13,7 @@
 
 /* The definition: the steps one after the other, then the bits. Comparisons leave NaN as it is. */
 __attribute__((always_inline)) static inline uint64_t apply(const steps *steps, size_t channel, float *values,
-                                                            const float *residual, size_t count, float *y) {
+                                                            steps_inputs inputs, size_t count, float *y) {
     for (size_t step = 0; step < steps->count; step++) {
         const float operand = steps->operands[channel * steps->count + step];
         switch ((bnncc_step)steps->kinds[step]) {
@@ -27,7 +27,7 @@ __attribute__((always_inline)) static inline uint64_t apply(const steps *steps, 
             break;
         case BNNCC_STEP_RESIDUAL:
             for (size_t i = 0; i < count; i++)
-                values[i] = values[i] + residual[i];
+                values[i] = values[i] + inputs.residual[i];
             break;
         case BNNCC_STEP_PRELU:
             for (size_t i = 0; i < count; i++)
@@ -40,6 +40,12 @@ __attribute__((always_inline)) static inline uint64_t apply(const steps *steps, 
         case BNNCC_STEP_MINIMUM:
             for (size_t i = 0; i < count; i++)
                 values[i] = values[i] > operand ? operand : values[i];
+            break;
+        case BNNCC_STEP_WINDOW_SUM:
+            for (size_t i = 0; i < count; i++) {
+                const float term = operand * inputs.window_sums[i];
+                values[i] = values[i] + term;
+            }
             break;
         }
     }
@@ -56,16 +62,16 @@ __attribute__((always_inline)) static inline uint64_t apply(const steps *steps, 
     return signs;
 }
 
-static uint64_t apply_portable(const steps *steps, size_t channel, float *values, const float *residual, size_t count,
+static uint64_t apply_portable(const steps *steps, size_t channel, float *values, steps_inputs inputs, size_t count,
                                float *y) {
-    return apply(steps, channel, values, residual, count, y);
+    return apply(steps, channel, values, inputs, count, y);
 }
 
 #if defined(__x86_64__)
 /* The same loops, for wider registers. */
 __attribute__((target("avx2"))) static uint64_t apply_avx2(const steps *steps, size_t channel, float *values,
-                                                           const float *residual, size_t count, float *y) {
-    return apply(steps, channel, values, residual, count, y);
+                                                           steps_inputs inputs, size_t count, float *y) {
+    return apply(steps, channel, values, inputs, count, y);
 }
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
@@ -73,7 +79,7 @@ __attribute__((target("avx2"))) static uint64_t apply_avx2(const steps *steps, s
 /* The positions of so many vectors, the last of which may be a part of one, in registers from the first step to the
  * bits: the number is a constant where it is called. */
 AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(const steps *steps, size_t channel,
-                                                                            const float *from, const float *residual,
+                                                                            const float *from, steps_inputs inputs,
                                                                             const size_t vectors, size_t count,
                                                                             float *y) {
     const size_t last = vectors - 1;
@@ -100,8 +106,8 @@ AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(cons
         case BNNCC_STEP_RESIDUAL:
 #pragma GCC unroll 4
             for (size_t i = 0; i < last; i++)
-                values[i] = _mm512_add_ps(values[i], _mm512_loadu_ps(residual + 16 * i));
-            values[last] = _mm512_add_ps(values[last], _mm512_maskz_loadu_ps(present, residual + 16 * last));
+                values[i] = _mm512_add_ps(values[i], _mm512_loadu_ps(inputs.residual + 16 * i));
+            values[last] = _mm512_add_ps(values[last], _mm512_maskz_loadu_ps(present, inputs.residual + 16 * last));
             break;
         case BNNCC_STEP_PRELU:
 #pragma GCC unroll 4
@@ -118,6 +124,14 @@ AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(cons
 #pragma GCC unroll 4
             for (size_t i = 0; i < vectors; i++)
                 values[i] = _mm512_min_ps(operand, values[i]);
+            break;
+        case BNNCC_STEP_WINDOW_SUM:
+#pragma GCC unroll 4
+            for (size_t i = 0; i < vectors; i++) {
+                const __mmask16 here = i < last ? 0xffff : present;
+                const __m512 term = _mm512_mul_ps(operand, _mm512_maskz_loadu_ps(here, inputs.window_sums + 16 * i));
+                values[i] = _mm512_add_ps(values[i], term);
+            }
             break;
         }
     }
@@ -141,17 +155,17 @@ AVX512 __attribute__((always_inline)) static inline uint64_t vectors_avx512(cons
     return signs;
 }
 
-AVX512 static uint64_t apply_avx512(const steps *steps, size_t channel, float *values, const float *residual,
+AVX512 static uint64_t apply_avx512(const steps *steps, size_t channel, float *values, steps_inputs inputs,
                                     size_t count, float *y) {
     switch (divide_up(count, 16)) {
     case 4:
-        return vectors_avx512(steps, channel, values, residual, 4, count, y);
+        return vectors_avx512(steps, channel, values, inputs, 4, count, y);
     case 3:
-        return vectors_avx512(steps, channel, values, residual, 3, count, y);
+        return vectors_avx512(steps, channel, values, inputs, 3, count, y);
     case 2:
-        return vectors_avx512(steps, channel, values, residual, 2, count, y);
+        return vectors_avx512(steps, channel, values, inputs, 2, count, y);
     case 1:
-        return vectors_avx512(steps, channel, values, residual, 1, count, y);
+        return vectors_avx512(steps, channel, values, inputs, 1, count, y);
     default:
         return 0;
     }
@@ -186,7 +200,7 @@ static bnncc_status check_steps(const bnncc_steps *from, size_t channels, bnncc_
         return fail(error, BNNCC_INVALID_ARGUMENT, "the steps' kinds or operands are NULL");
     size_t residuals = 0;
     for (size_t step = 0; step < from->count; step++) {
-        if (from->kinds[step] < BNNCC_STEP_ADD || from->kinds[step] > BNNCC_STEP_MINIMUM)
+        if (from->kinds[step] < BNNCC_STEP_ADD || from->kinds[step] > BNNCC_STEP_WINDOW_SUM)
             return fail(error, BNNCC_INVALID_ARGUMENT, "step %zu is of kind %d, which is none", step,
                         (int)from->kinds[step]);
         residuals += from->kinds[step] == BNNCC_STEP_RESIDUAL;
@@ -230,6 +244,7 @@ bnncc_status steps_create(steps *to, const bnncc_steps *from, size_t channels, b
     for (size_t step = 0; step < from->count; step++) {
         to->kinds[step] = (uint8_t)from->kinds[step];
         to->has_residual |= from->kinds[step] == BNNCC_STEP_RESIDUAL;
+        to->has_window_sum |= from->kinds[step] == BNNCC_STEP_WINDOW_SUM;
         const float *operands = from->operands + step * from->operand_count;
         for (size_t channel = 0; channel < channels; channel++)
             to->operands[channel * from->count + step] = operands[from->operand_count == 1 ? 0 : channel];

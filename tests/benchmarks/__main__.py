@@ -22,7 +22,7 @@ import onnxruntime
 import savings
 from layer_cases import BATCHES, SHAPES, Shape, trained_layers
 from logic_limit import COUNT_SOURCES, LogicLimit, gain_of_threads
-from peer_process import SCRIPTS, Peer, PeerError
+from peer_process import LAYER_SCRIPTS, Peer, PeerError
 
 from bnncc import runtime
 from bnncc.errors import BnnccError
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each group that takes turns [2]")
     parser.add_argument("--json", type=Path, metavar="F", help="write all figures")
     parser.add_argument("--plot", type=Path, metavar="F.png", help="draw time against differing bits (matplotlib)")
-    for name in SCRIPTS:
+    for name in LAYER_SCRIPTS:
         variable = f"BNNCC_{name.upper()}_PYTHON"
         parser.add_argument(
             f"--{name}-python", metavar="P", default=os.environ.get(variable), help=f"a Python with it [${variable}]"
@@ -74,7 +74,11 @@ def _run(arguments: argparse.Namespace, stack: ExitStack) -> None:
         print("No trained layers: the folder BNNCC_DATA has no models/imagenet-bnn-layers.")
     result = {"machine": machine}
     if arguments.only != "savings":
-        peers = [Peer(name, python) for name in SCRIPTS if (python := getattr(arguments, f"{name}_python"))]
+        peers = [
+            Peer(name, python, script)
+            for name, script in LAYER_SCRIPTS.items()
+            if (python := getattr(arguments, f"{name}_python"))
+        ]
         for peer in peers:
             stack.callback(peer.close)
         rows = []

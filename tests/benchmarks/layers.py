@@ -232,7 +232,8 @@ def _measure(
 
 def _peer_turn(peer: Peer, shape: Shape, weight: Signs, signs: Signs, threads: int, folder: Path) -> Turn:
     """Set a layer up in a peer, compare what it gives with the library's sums, and return its turns."""
-    y = peer.set_up(shape, weight, signs, threads, folder)
+    layer = {"size": shape.size, "channels": shape.channels, "batch": len(signs), "threads": threads}
+    y = peer.set_up(layer, {"weight": weight, "x": signs}, folder)
     expected = runtime.conv2d(
         runtime.pack_signs(signs),
         runtime.pack_signs(weight.reshape(len(weight), -1)),

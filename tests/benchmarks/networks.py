@@ -1,10 +1,11 @@
 """Compile, verify and time networks of well-known shapes with random weights.
 
-    python tests/benchmarks/networks.py [bireal18] [vgg-small] [--threads N] [--json F]
+    python tests/benchmarks/networks.py [bireal18] [vgg-small] [--threads N] [--openvino-python P] [--json F]
 
 bireal18: Bi-Real-Net-18, 3x224x224 to 1,000 classes. vgg-small: VGG-small at its full width, 3x32x32 to 10 classes.
 Prints for each what `bnncc compile` takes, as a command of its own (seconds of wall time and peak memory, verification
-on 32 random samples included), what verification found, and medians against onnxruntime's float32.
+on 32 random samples included), what verification found, and medians against onnxruntime's float32 and, with a Python
+that has it, OpenVINO's. They take turns of eight calls, as those of `bnncc bench`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from peer_process import NETWORK_SCRIPTS, Peer, PeerError
 
-import bnncc
+from bnncc.errors import BnnccError
+from bnncc.runtime import selected_isa
+from bnncc.session import OPTIMIZED, InferenceSession, session_options
+from bnncc.timing import cpu_name, interleave, turn
+
+IN_A_ROW = 8  # calls of a turn
+# The outputs of float32 engines differ by the rounding of their sums; more than this share of the largest output means
+# that signs fell differently, or that it is not the same network.
+MOST_DIFFERENCE = 1e-3
 
 # Bi-Real-Net-18: channels; each stage has four binary convolutions, the later ones halve the image.
 STAGES = (64, 128, 256, 512)
@@ -124,7 +136,35 @@ def vgg_small(seed: int = 0) -> onnx.ModelProto:
 NETWORKS = {"bireal18": bireal18, "vgg-small": vgg_small}
 
 
-def measure(name: str, threads: int) -> dict[str, object]:
+def time_in_turns(
+    files: list[Path], peers: list[Peer], threads: int, seconds: float, folder: Path
+) -> tuple[list[float], list[float]]:
+    """Time calls of models, the last of which the peers run as well, on an image of noise.
+
+    Returns the median seconds of each, the peers last, and how far each peer's output is from onnxruntime's, relative
+    to the largest value of that.
+    """
+    options = session_options(OPTIMIZED)
+    # Idle threads of one session would otherwise spin through the beginning of the other's call.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    sessions = [InferenceSession(str(file), threads=threads, sess_options=options) for file in files]
+    image = sessions[0].get_inputs()[0]
+    x = np.random.default_rng(0).standard_normal((1, *image.shape[1:])).astype(np.float32)
+    expected = sessions[-1].run(None, {image.name: x})[0]
+    network = {"model": str(files[-1]), "threads": threads}
+    differences = [_difference(peer.set_up(network, {"x": x}, folder), expected) for peer in peers]
+    turns = [turn(lambda s=session: s.run(None, {image.name: x}), IN_A_ROW) for session in sessions]
+    turns += [lambda p=peer: p.turn(IN_A_ROW) for peer in peers]
+    return [float(np.median(series)) for series in interleave(turns, min_time=seconds)], differences
+
+
+def _difference(values: NDArray, expected: NDArray) -> float:
+    if values.shape != expected.shape:
+        raise PeerError(f"its output has shape {list(values.shape)}, not {list(expected.shape)}")
+    return float(np.abs(values - expected).max() / np.abs(expected).max())
+
+
+def measure(name: str, threads: int, peers: list[Peer], seconds: float) -> dict[str, object]:
     """Compile a network and time it; prints and returns what that takes and what it made."""
     with tempfile.TemporaryDirectory() as folder:
         source, target, report = (Path(folder) / file for file in ("float.onnx", "binary.onnx", "report.json"))
@@ -133,36 +173,46 @@ def measure(name: str, threads: int) -> dict[str, object]:
         started = time.perf_counter()
         compiling = subprocess.Popen([*command, "--require-binary", "all"], stdout=subprocess.DEVNULL)
         _, status, used = os.wait4(compiling.pid, 0)
-        seconds = time.perf_counter() - started
+        compile_seconds = time.perf_counter() - started
         if status:
             raise SystemExit(f"{name}: not compiled")
         peak = used.ru_maxrss / 1024  # it is in KiB on Linux
         made = json.loads(report.read_text(encoding="utf-8"))
-        timed = bnncc.bench(target, against=source, threads=threads)
+        medians, differences = time_in_turns([target, source], peers, threads, seconds, Path(folder))
+    ours, fp32, *others = (1e3 * median for median in medians)
     verify, size = made["verify"], made["size"]
     row = {
         "network": name,
-        "compile_seconds": seconds,
+        "compile_seconds": compile_seconds,
         "compile_peak_mib": peak,
         "binary_layers": [layer["status"] for layer in made["layers"]].count("binary"),
         "bytes_before": size["before"],
         "bytes_after": size["after"],
         **{key: verify[key] for key in ("samples", "flipped_bits", "near_ties", "argmax_agreement")},
         "threads": threads,
-        "median_ms": timed.median_ms,
-        "onnxruntime_fp32_median_ms": timed.against_median_ms,
-        "ratio": timed.ratio,
-        "device": f"{timed.device} ({timed.isa})",
+        "median_ms": ours,
+        "onnxruntime_fp32_median_ms": fp32,
+        "ratio": fp32 / ours,
+        "peers": {
+            peer.engine: {"fp32_median_ms": median, "ratio": median / ours, "difference": difference}
+            for peer, median, difference in zip(peers, others, differences, strict=True)
+        },
+        "device": f"{cpu_name()} ({selected_isa()})",
     }
     print(
         f"{name}\n"
-        f"compile: {seconds:.1f} s, peak {peak:.0f} MiB; {row['binary_layers']} binary layers, "
+        f"compile: {compile_seconds:.1f} s, peak {peak:.0f} MiB; {row['binary_layers']} binary layers, "
         f"{size['before'] / 1e6:.1f} MB to {size['after'] / 1e6:.1f} MB\n"
         f"verify:  {verify['samples']} samples, {verify['flipped_bits']} bits flipped, "
         f"{verify['near_ties']} near-ties, same class {verify['argmax_agreement']:.1%}\n"
-        f"bench:   {timed.median_ms:.3f} ms, onnxruntime fp32 {timed.against_median_ms:.3f} ms: {timed.ratio:.1f}x   "
-        f"{row['device']}"
+        f"bench:   {ours:.3f} ms, onnxruntime fp32 {fp32:.3f} ms: {fp32 / ours:.1f}x   {row['device']}"
     )
+    for engine, figures in row["peers"].items():
+        print(
+            f"         {engine} fp32 {figures['fp32_median_ms']:.3f} ms: {figures['ratio']:.1f}x, its output within "
+            f"{figures['difference']:.1e} of onnxruntime's"
+            + (": NOT THE SAME" if figures["difference"] > MOST_DIFFERENCE else "")
+        )
     return row
 
 
@@ -171,11 +221,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all", default=list(NETWORKS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of timing a network [2]")
     parser.add_argument("--json", type=Path)
+    for name in NETWORK_SCRIPTS:
+        variable = f"BNNCC_{name.upper()}_PYTHON"
+        parser.add_argument(
+            f"--{name}-python", metavar="P", default=os.environ.get(variable), help=f"a Python with it [${variable}]"
+        )
     arguments = parser.parse_args()
     if unknown := set(arguments.networks) - NETWORKS.keys():
         parser.error(f"no network {', '.join(sorted(unknown))}; there are {', '.join(NETWORKS)}")
-    rows = [measure(name, arguments.threads) for name in arguments.networks]
+    try:
+        with ExitStack() as stack:
+            peers = [
+                Peer(name, python, script)
+                for name, script in NETWORK_SCRIPTS.items()
+                if (python := getattr(arguments, f"{name}_python"))
+            ]
+            for peer in peers:
+                stack.callback(peer.close)
+            rows = [measure(name, arguments.threads, peers, arguments.seconds) for name in arguments.networks]
+    except (BnnccError, PeerError, OSError) as error:
+        sys.exit(f"networks: {error}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

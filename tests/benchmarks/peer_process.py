@@ -9,9 +9,11 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from layer_cases import Shape, Signs
+from numpy.typing import NDArray
 
-SCRIPTS = {"openvino": "openvino_layers.py", "larq": "larq_layers.py"}
+# In peers/, by engine.
+LAYER_SCRIPTS = {"openvino": "openvino_layers.py", "larq": "larq_layers.py"}
+NETWORK_SCRIPTS = {"openvino": "openvino_networks.py"}
 PAD_VALUES = {"openvino": 0, "larq": 1}
 
 
@@ -20,28 +22,28 @@ class PeerError(Exception):
 
 
 class Peer:
-    """The process of one engine: `name`, a key of SCRIPTS; `python`, an interpreter that can import it."""
+    """The process of one engine: its `script`, a file in peers/; `python`, an interpreter that has the engine."""
 
-    def __init__(self, name: str, python: str) -> None:
+    def __init__(self, name: str, python: str, script: str) -> None:
         self.name, self.engine = name, name
         self.exact = True
         """Whether the sums were right so far; the benchmark finds out."""
         self.alone: list[float] = []
         """Seconds of the convolution alone in each call since the last set_up, where the engine tells."""
-        script = Path(__file__).with_name("peers") / SCRIPTS[name]
+        path = Path(__file__).with_name("peers") / script
         self._process = subprocess.Popen(
-            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
+            [python, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
         )
 
-    def set_up(self, shape: Shape, weight: Signs, x: Signs, threads: int, folder: Path) -> Signs:
-        """Set a layer up, and return what the engine gives for x, [N, M, size, size]."""
-        files = {name: str(folder / f"{self.name}_{name}.npy") for name in ("weight", "x", "y")}
-        np.save(files["weight"], weight)
-        np.save(files["x"], x)
-        layer = {"size": shape.size, "channels": shape.channels, "batch": len(x), "threads": threads, **files}
-        self.engine = self._ask({"layer": layer})["engine"]
+    def set_up(self, subject: dict[str, object], arrays: dict[str, NDArray], folder: Path) -> NDArray:
+        """Set up what is to be timed, a layer or a network as the script takes it, and return its result for x."""
+        files = {name: str(folder / f"{self.name}_{name}.npy") for name in (*arrays, "y")}
+        for name, values in arrays.items():
+            np.save(files[name], values)
+        y = files.pop("y")
+        self.engine = self._ask({"subject": subject, "arrays": files, "y": y})["engine"]
         self.alone = []
-        return np.load(files["y"])
+        return np.load(y)
 
     def turn(self, calls: int) -> list[float]:
         """Return the seconds of so many calls, by the peer's clock."""

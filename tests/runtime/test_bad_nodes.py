@@ -167,7 +167,7 @@ def test_filter_trees_change_no_result(op):
     [
         ({"steps": [0] * 17}, {"operands": np.ones((17, 4), np.float32)}, "'steps' has 17 values, not 1 to 16"),
         ({"steps": [2, 3]}, {}, "operands has shape [3, 4], not [2, ?]"),
-        ({"steps": [2, 3, 6]}, {}, "step 2 is of kind 6"),
+        ({"steps": [2, 3, 7]}, {}, "step 2 is of kind 7"),
         ({"steps": [2, 3, -1]}, {}, "steps"),
         ({"steps": [2, 2**32, 0]}, {}, "steps"),
         ({"steps": [2, 0, 2]}, {}, "2 steps add the residual"),

@@ -75,6 +75,25 @@ def test_conv2d_with_steps(isa):
     assert np.array_equal(runtime.unpack_signs(bits, 9) > 0, expected <= 0.5)
 
 
+@pytest.mark.parametrize("isa", runtime.isas())
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+def test_conv2d_with_sums_of_windows(isa, pad_value):
+    """Two groups: each filter gets the sum of what it sees."""
+    rng = np.random.default_rng(5)
+    x, weight = signs(rng, 2, 20, 6, 9), signs(rng, 8, 10, 3, 3)
+    factor, scale = rng.standard_normal((2, 8)).astype(np.float32)
+    conv = runtime.Conv2d(
+        runtime.pack_signs(weight.reshape(8, -1)), weight_shape=weight.shape, width=9, pads=[1, 1, 1, 1], group=2,
+        pad_value=pad_value, scale=scale, steps=runtime.Steps(["window_sum"], factor[None]), isa=isa,
+    )  # fmt: skip
+    for group in range(2):
+        of_group, seen = slice(4 * group, 4 * group + 4), x[:, 10 * group : 10 * group + 10]
+        dots = direct_conv(seen, weight[of_group], 1, pad_value)
+        sums = direct_conv(seen, np.ones((1, 10, 3, 3), np.float32), 1, pad_value)
+        expected = dots * scale[of_group, None, None] + factor[of_group, None, None] * sums
+        assert np.array_equal(conv(runtime.pack_signs(x))[:, of_group], expected)
+
+
 def test_errors_of_steps():
     with pytest.raises(BadInput, match="'square' is no step"):
         runtime.Steps(["square"], np.zeros((1, 1), np.float32))

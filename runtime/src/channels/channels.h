@@ -47,7 +47,7 @@ bnncc_status channels_conv_create(const channels_plan *plan, const uint8_t *weig
 void channels_conv_destroy(channels_conv *conv);
 /* As bnncc_conv_run, its arguments checked: batch, height and the output's height are at least 1, and the sizes of x
  * and of the outputs do not overflow. */
-bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, const float *residual, size_t batch,
+bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, steps_inputs inputs, size_t batch,
                                size_t height, size_t out_height, float *y, uint8_t *bits,
                                const bnncc_parallel *parallel, bnncc_error *error);
 

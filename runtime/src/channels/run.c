@@ -17,7 +17,7 @@
 typedef struct channels_job {
     const channels_conv *conv;
     const uint8_t *x, *x_end;
-    const float *residual;
+    steps_inputs inputs;
     float *y;
     uint8_t *bits;
     size_t height, out_height;
@@ -323,10 +323,11 @@ static void expand_block(const channels_band *band, size_t block) {
     const channels_plan *plan = &conv->plan;
     const size_t first_filter = block * 8 * plan->lane_bytes;
     const size_t filters = smaller(plan->group_filters - first_filter, 8 * plan->lane_bytes);
-    const epilogue_tensors to = {.residual = job->residual,
+    const epilogue_tensors to = {.inputs = job->inputs,
                                  .y = job->y,
                                  .bits = job->bits,
                                  .channels = (size_t)plan->params.out_channels,
+                                 .groups = (size_t)plan->params.group,
                                  .height = job->out_height,
                                  .width = plan->out_width};
     _Alignas(64) int32_t dots[64][DOT_TILE];
@@ -456,7 +457,7 @@ static void lay_out(channels_job *job, bool *overflow) {
     job->piece_bytes = bytes;
 }
 
-bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, const float *residual, size_t batch,
+bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, steps_inputs inputs, size_t batch,
                                size_t height, size_t out_height, float *y, uint8_t *bits,
                                const bnncc_parallel *parallel, bnncc_error *error) {
     const size_t chunk_bytes = (size_t)64 << 10, band_bytes = (size_t)512 << 10, scratch_bytes = (size_t)64 << 20;
@@ -467,7 +468,7 @@ bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, cons
         .conv = conv,
         .x = x,
         .x_end = x + batch * (size_t)plan->params.in_channels * height * row_bytes,
-        .residual = residual,
+        .inputs = inputs,
         .y = y,
         .bits = bits,
         .height = height,

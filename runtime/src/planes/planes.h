@@ -66,7 +66,7 @@ bnncc_status planes_conv_create(const planes_plan *plan, const group_tree *trees
 void planes_conv_destroy(planes_conv *conv);
 /* As bnncc_conv_run, its arguments checked: batch, height and the output's height are at least 1, and the sizes of x
  * and of the outputs do not overflow. */
-bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const float *residual, size_t batch,
+bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, steps_inputs inputs, size_t batch,
                              size_t height, size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
                              bnncc_error *error);
 

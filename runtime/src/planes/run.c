@@ -116,10 +116,20 @@ typedef struct word_run {
     size_t first, end; /* slots */
     size_t pixels;
     float *y;
+    const float *window_sums; /* of the same pixels in the group; NULL where no step reads them */
 } word_run;
 
+/* Where the window sums of a group are from the output `y` of its first channel on. */
+static const float *window_sums_at(const planes_job *job, size_t group, const float *y) {
+    const planes_plan *plan = &job->conv->plan;
+    const size_t channels = (size_t)plan->params.out_channels, groups = (size_t)plan->params.group;
+    const size_t plane = job->out_height * plan->out_width, at = (size_t)(y - job->y), image = at / (channels * plane);
+    const size_t fewer_planes = image * (channels - groups) + group * (plan->group_filters - 1);
+    return job->inputs.window_sums ? job->inputs.window_sums + at - fewer_planes * plane : NULL;
+}
+
 /* The runs of a word; returns how many there are. */
-static size_t find_runs(const planes_expansion *word, word_run runs[8]) {
+static size_t find_runs(const planes_job *job, size_t group, const planes_expansion *word, word_run runs[8]) {
     size_t count = 0;
     for (size_t slot = 0; slot < 8 / word->pitch; slot++) {
         word_run *last = count ? &runs[count - 1] : NULL;
@@ -129,7 +139,8 @@ static size_t find_runs(const planes_expansion *word, word_run runs[8]) {
             last->end++;
             last->pixels += word->count[slot];
         } else {
-            runs[count++] = (word_run){slot, slot + 1, word->count[slot], word->y[slot]};
+            runs[count++] =
+                (word_run){slot, slot + 1, word->count[slot], word->y[slot], window_sums_at(job, group, word->y[slot])};
         }
     }
     return count;
@@ -138,8 +149,9 @@ static size_t find_runs(const planes_expansion *word, word_run runs[8]) {
 /* The steps on a run of a channel, and their bits as slots. */
 static void finish_run(const planes_job *job, const planes_expansion *word, const word_run *run, size_t channel,
                        float *values, float *y, uint8_t *slots) {
-    const float *residual = job->residual ? job->residual + (y - job->y) : NULL;
-    uint64_t signs = epilogue_finish(job->conv->epilogue, channel, values, residual, run->pixels, y);
+    const float *residual = job->inputs.residual ? job->inputs.residual + (y - job->y) : NULL;
+    const steps_inputs inputs = {residual, run->window_sums};
+    uint64_t signs = epilogue_finish(job->conv->epilogue, channel, values, inputs, run->pixels, y);
     if (!job->bits)
         return;
     store_slot(slots + run->first * word->pitch, signs, word->pitch);
@@ -217,7 +229,7 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
             word->y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
         }
         if (steps)
-            run_counts[word_count - 1] = find_runs(word, runs[word_count - 1]);
+            run_counts[word_count - 1] = find_runs(job, group, word, runs[word_count - 1]);
     }
     /* All lanes of some channels after the other, while their counters are in the nearest cache. */
     uint8_t *slots = sheet->signs + j * plan->lane_bytes;
@@ -336,7 +348,7 @@ static void lay_out(planes_job *job, bool *overflow) {
                             sizeof(planes_packing), overflow);
 }
 
-bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const float *residual, size_t batch,
+bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, steps_inputs inputs, size_t batch,
                              size_t height, size_t out_height, float *y, uint8_t *bits, const bnncc_parallel *parallel,
                              bnncc_error *error) {
     const size_t scratch_bytes = (size_t)64 << 20;
@@ -353,7 +365,7 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, const fl
         return fail(error, BNNCC_INVALID_ARGUMENT, "the size of the input or output overflows");
     planes_job job = {.conv = conv,
                       .x = x,
-                      .residual = residual,
+                      .inputs = inputs,
                       .y = y,
                       .bits = bits,
                       .compares_dots = conv->epilogue->threshold != NULL,

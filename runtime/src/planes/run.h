@@ -49,7 +49,7 @@ typedef enum planes_placing {
 typedef struct planes_job {
     const planes_conv *conv;
     const uint8_t *x, *x_end;
-    const float *residual;
+    steps_inputs inputs;
     float *y;
     uint8_t *bits;
     bool compares_dots; /* the bits are those of dot products; else, where there are any, those of the steps */

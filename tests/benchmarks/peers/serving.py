@@ -1,8 +1,10 @@
-"""What the scripts of other engines share: they set a layer up and time calls of it as the benchmark asks.
+"""What the scripts of other engines share: they set a layer or a network up and time calls of it as the benchmark asks.
 
-One line of JSON per request on stdin, one per answer on the stream that stdout was. A request with "layer" sets up:
-size, channels, batch and threads; weight and x, .npy files of +-1, float32 [M, C, 3, 3] and [N, C, size, size]; y,
-where to write what the engine gives for x, float32 [N, M, size, size]. One with "calls" is answered with "seconds".
+One line of JSON per request on stdin, one per answer on the stream that stdout was. A request with "subject" sets up:
+arrays, .npy files by name; y, where to write what the engine gives for the array x, likewise. Of a layer the subject
+has size, channels, batch and threads, the arrays are weight and x of +-1, float32 [M, C, 3, 3] and [N, C, size, size],
+and y is float32 [N, M, size, size]; of a network the subject has model, an ONNX file, and threads, and the array is x,
+its one input, whose one output is y. A request with "calls" is answered with "seconds".
 """
 
 import json
@@ -14,9 +16,9 @@ import time
 def serve(engine, set_up):
     """Answer requests until stdin ends.
 
-    `set_up(layer, weight, x)` returns (call, y): a function that runs the layer, and its result; or (call, y, alone)
-    where the engine knows how long the convolution alone took in the last call, which `alone()` then returns in
-    seconds.
+    `set_up(subject, **arrays)` returns (call, y): a function that runs the layer or the network, and its result; or
+    (call, y, alone) where the engine knows how long the convolution alone took in the last call, which `alone()` then
+    returns in seconds.
     """
     import numpy as np
 
@@ -25,11 +27,11 @@ def serve(engine, set_up):
     call = alone = None
     for line in sys.stdin:
         request = json.loads(line)
-        if "layer" in request:
-            layer = request["layer"]
-            call, y, *rest = set_up(layer, np.load(layer["weight"]), np.load(layer["x"]))
+        if "subject" in request:
+            arrays = {name: np.load(file) for name, file in request["arrays"].items()}
+            call, y, *rest = set_up(request["subject"], **arrays)
             alone = rest[0] if rest else None
-            np.save(layer["y"], y)
+            np.save(request["y"], y)
             answer = {"engine": engine}
         else:
             seconds, seconds_alone = [], []

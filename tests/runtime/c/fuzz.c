@@ -104,8 +104,8 @@ static bnncc_steps *make_steps(random_state *random, size_t right) {
     const size_t count =
         random_one_in(random, 20) ? wild_counts[random_between(random, 0, 2)] : (size_t)random_between(random, 1, 4);
     for (size_t i = 0; i < BNNCC_STEP_LIMIT + 2; i++)
-        made->kinds[i] =
-            (int32_t)random_between(random, random_one_in(random, 20) ? -1 : 0, random_one_in(random, 20) ? 6 : 5);
+        made->kinds[i] = (int32_t)random_between(random, random_one_in(random, 20) ? -1 : 0,
+                                                 BNNCC_STEP_WINDOW_SUM + random_one_in(random, 20));
     const size_t values = damage_count(random, right);
     made->steps = (bnncc_steps){
         .kinds = random_one_in(random, 30) ? NULL : made->kinds,

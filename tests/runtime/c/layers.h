@@ -17,7 +17,7 @@ typedef struct layer {
     int32_t *threshold;
     random_steps *steps; /* NULL for none */
     bnncc_epilogue epilogue;
-    float *residual; /* NULL where no step adds it */
+    float *residual, *window_sums; /* NULL where no step adds them */
     /* What the portable dot kernel makes of it; NULL where the epilogue has no such output. */
     int64_t out_height, out_width;
     float *y;
@@ -91,8 +91,32 @@ static inline void free_layer(layer *made) {
         free_steps(made->steps);
     free(made->steps);
     free(made->residual);
+    free(made->window_sums);
     free(made->y);
     free(made->bits);
+}
+
+/* The sums of the windows: what filters of ones give on the portable dot kernel. */
+static inline float *sum_windows(tally *tally, const layer *made) {
+    bnncc_conv_params params = made->params;
+    params.out_channels = params.group;
+    const float one = 1, zero = 0;
+    const bnncc_epilogue epilogue = {.scale = &one, .scale_count = 1, .shift = &zero, .shift_count = 1};
+    const bnncc_conv_hints hints = {.kernel = "dot"};
+    const size_t weight_size = (size_t)params.group * packed_bytes(made->length);
+    uint8_t *ones = must_allocate(weight_size);
+    memset(ones, 0xff, weight_size);
+    float *sums =
+        must_allocate((size_t)(made->batch * params.group * made->out_height * made->out_width) * sizeof *sums);
+    bnncc_error error = {""};
+    bnncc_conv *conv = NULL;
+    CHECK(tally,
+          !bnncc_conv_create(&params, ones, weight_size, &epilogue, &hints, BNNCC_ISA_PORTABLE, &conv, &error) &&
+              !bnncc_conv_run(conv, made->x, NULL, made->batch, made->height, sums, NULL, NULL, &error),
+          "%s", error.message);
+    bnncc_conv_destroy(conv);
+    free(ones);
+    return sums;
 }
 
 /* Runs a layer on the portable dot kernel, for the others to be compared with; false where it has no output at all. */
@@ -112,6 +136,8 @@ static inline bool run_reference(tally *tally, random_state *random, layer *made
         made->bits = gives_bits ? must_allocate(made->bits_size) : NULL;
         if (adds_residual(made->epilogue.steps))
             made->residual = random_residual(random, rows * (size_t)made->out_width);
+        if (has_step(made->epilogue.steps, BNNCC_STEP_WINDOW_SUM))
+            made->window_sums = sum_windows(tally, made);
         CHECK(
             tally,
             !bnncc_conv_run(dot, made->x, made->residual, made->batch, made->height, made->y, made->bits, NULL, &error),

@@ -20,7 +20,7 @@ static inline void draw_steps(random_state *random, int64_t channels, bool bits,
     bool residual = false;
     *made = (random_steps){.operands = must_allocate(count * values * sizeof(float))};
     for (size_t i = 0; i < count; i++) {
-        made->kinds[i] = (int32_t)random_between(random, BNNCC_STEP_ADD, BNNCC_STEP_MINIMUM);
+        made->kinds[i] = (int32_t)random_between(random, BNNCC_STEP_ADD, BNNCC_STEP_WINDOW_SUM);
         if (made->kinds[i] == BNNCC_STEP_RESIDUAL && residual)
             made->kinds[i] = BNNCC_STEP_PRELU;
         residual |= made->kinds[i] == BNNCC_STEP_RESIDUAL;
@@ -50,12 +50,14 @@ static inline void free_steps(random_steps *made) {
     free(made->direction);
 }
 
-static inline bool adds_residual(const bnncc_steps *steps) {
+static inline bool has_step(const bnncc_steps *steps, bnncc_step kind) {
     for (size_t i = 0; steps && i < steps->count; i++)
-        if (steps->kinds[i] == BNNCC_STEP_RESIDUAL)
+        if (steps->kinds[i] == (int32_t)kind)
             return true;
     return false;
 }
+
+static inline bool adds_residual(const bnncc_steps *steps) { return has_step(steps, BNNCC_STEP_RESIDUAL); }
 
 /* Floats to add, NaN and infinities among them. */
 static inline float *random_residual(random_state *random, size_t count) {
@@ -66,8 +68,9 @@ static inline float *random_residual(random_state *random, size_t count) {
 }
 
 /* The definition. volatile: each step is rounded to float32, however this file is compiled. */
-static inline float expected_steps(const bnncc_steps *steps, int64_t channel, float y, float residual) {
-    volatile float value = y;
+static inline float expected_steps(const bnncc_steps *steps, int64_t channel, float y, float residual,
+                                   float window_sum) {
+    volatile float value = y, term;
     for (size_t i = 0; i < steps->count; i++) {
         const float operand =
             steps->operands[i * steps->operand_count + (steps->operand_count == 1 ? 0 : (size_t)channel)];
@@ -89,9 +92,13 @@ static inline float expected_steps(const bnncc_steps *steps, int64_t channel, fl
             if (value < operand)
                 value = operand;
             break;
-        default:
+        case BNNCC_STEP_MINIMUM:
             if (value > operand)
                 value = operand;
+            break;
+        default:
+            term = operand * window_sum;
+            value = value + term;
         }
     }
     return value;

@@ -7,8 +7,8 @@
 
 static bnncc_status run_channels(void *kernel, const layer *made, const float *residual, float *y, uint8_t *bits,
                                  const bnncc_parallel *parallel, bnncc_error *error) {
-    return channels_conv_run(kernel, made->x, residual, (size_t)made->batch, (size_t)made->height,
-                             (size_t)made->out_height, y, bits, parallel, error);
+    return channels_conv_run(kernel, made->x, (steps_inputs){residual, made->window_sums}, (size_t)made->batch,
+                             (size_t)made->height, (size_t)made->out_height, y, bits, parallel, error);
 }
 
 static void check_isa(tally *tally, random_state *random, const layer *made, bnncc_isa isa) {

@@ -131,8 +131,11 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
     random_steps steps = {.operands = NULL};
     random_epilogue made = make_epilogue(random, p.out_channels, length, &steps);
     const bool gives_bits = made.epilogue.threshold || steps.threshold,
-               residual_added = adds_residual(made.epilogue.steps);
-    int32_t *dots = NULL;
+               residual_added = adds_residual(made.epilogue.steps),
+               sums_added = has_step(made.epilogue.steps, BNNCC_STEP_WINDOW_SUM);
+    uint8_t *ones = must_allocate(weight_size);
+    memset(ones, 0xff, weight_size);
+    int32_t *dots = NULL, *sums = NULL; /* of the windows: what filters of ones give */
     float *residual = NULL;
     for (int i = 0; i < ISAS; i++) {
         bnncc_error error = {""};
@@ -156,11 +159,13 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
         const size_t bytes = (size_t)(batch * p.out_channels * out_height) * packed_bytes(out_width);
         if (!dots) {
             dots = must_allocate(count * sizeof *dots);
+            sums = must_allocate(count * sizeof *sums);
             for (size_t o = 0; o < count; o++) {
                 const int64_t position = (int64_t)o, column = position % out_width;
                 const int64_t row = position / out_width % out_height, plane = position / out_width / out_height;
-                dots[o] =
-                    expected_dot(&p, height, x, weight, plane / p.out_channels, plane % p.out_channels, row, column);
+                const int64_t image = plane / p.out_channels, filter = plane % p.out_channels;
+                dots[o] = expected_dot(&p, height, x, weight, image, filter, row, column);
+                sums[o] = sums_added ? expected_dot(&p, height, x, ones, image, filter, row, column) : 0;
             }
         }
         const order *order = &orders[random_between(random, 0, ORDERS - 1)];
@@ -182,7 +187,8 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
             const int64_t position = (int64_t)o, channel = position / out_width / out_height % p.out_channels;
             float expected = y ? expected_float(&made.epilogue, channel, dots[o]) : 0;
             if (made.epilogue.steps)
-                expected = expected_steps(made.epilogue.steps, channel, expected, residual ? residual[o] : 0);
+                expected =
+                    expected_steps(made.epilogue.steps, channel, expected, residual ? residual[o] : 0, (float)sums[o]);
             if (y)
                 wrong_floats += !same_float(y[o], expected);
             if (bits)
@@ -205,6 +211,8 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
         bnncc_conv_destroy(conv);
     }
     free(dots);
+    free(sums);
+    free(ones);
     free(residual);
     free(weight);
     free(x);

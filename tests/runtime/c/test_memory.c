@@ -39,10 +39,10 @@ static const int64_t group_nodes[1] = {4};
 static const int32_t parents[4] = {2, 3, -1, 2};
 static const bnncc_filter_tree tree = {group_nodes, parents, 4, data}; /* neither filter is complemented */
 
-static const int32_t step_kinds[2] = {BNNCC_STEP_RESIDUAL, BNNCC_STEP_PRELU};
-static const float operands[2] = {0, 1}, sign_threshold = 0;
+static const int32_t step_kinds[3] = {BNNCC_STEP_RESIDUAL, BNNCC_STEP_PRELU, BNNCC_STEP_WINDOW_SUM};
+static const float operands[3] = {0, 1, 2}, sign_threshold = 0;
 static const int8_t sign_direction = 1;
-static const bnncc_steps steps = {step_kinds, 2, operands, 1, &sign_threshold, 1, &sign_direction, 1, 0};
+static const bnncc_steps steps = {step_kinds, 3, operands, 1, &sign_threshold, 1, &sign_direction, 1, 0};
 static const bnncc_epilogue epilogue_of_steps = {&scale, &shift, 1, 1, NULL, 0, &steps};
 
 static bnncc_status use_conv_of(const bnncc_epilogue *epilogue, const float *residual, bnncc_error *error) {
@@ -114,7 +114,7 @@ int main(void) {
     for (size_t use = 0; use < sizeof uses / sizeof uses[0]; use++) {
         bnncc_status status = BNNCC_OUT_OF_MEMORY;
         long allowed = 0;
-        for (; status != BNNCC_OK && allowed < 100; allowed++) {
+        for (; status != BNNCC_OK && allowed < 1000; allowed++) {
             bnncc_error error = {""};
             until_failure = allowed;
             status = uses[use](&error);

@@ -46,8 +46,8 @@ static drawn_tree draw_tree(random_state *random, const layer *layer) {
 
 static bnncc_status run_planes(void *kernel, const layer *made, const float *residual, float *y, uint8_t *bits,
                                const bnncc_parallel *parallel, bnncc_error *error) {
-    return planes_conv_run(kernel, made->x, residual, (size_t)made->batch, (size_t)made->height,
-                           (size_t)made->out_height, y, bits, parallel, error);
+    return planes_conv_run(kernel, made->x, (steps_inputs){residual, made->window_sums}, (size_t)made->batch,
+                           (size_t)made->height, (size_t)made->out_height, y, bits, parallel, error);
 }
 
 /* One form of the kernel against the dot kernel's outputs. */
