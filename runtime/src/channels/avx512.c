@@ -8,13 +8,13 @@
 
 #include "count.h"
 
-/* One part of a list of 32 channels; returns its end. */
-typedef uint16_t *compress_function(const uint16_t *offsets, uint32_t bits, uint16_t *to);
+/* One part of a list, of 64 channels: their offsets where there are bits; returns its end. */
+typedef uint16_t *compress_function(const uint16_t *offsets, uint64_t bits, uint16_t *to);
 
-TARGET __attribute__((always_inline)) static inline uint16_t *compress_32(const uint16_t *offsets, uint32_t bits,
-                                                                          uint16_t *to) {
-    for (size_t i = 0; i < 32; i += 16, offsets += 16, bits >>= 16) {
-        const __m512i part = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)offsets));
+TARGET __attribute__((always_inline)) static inline uint16_t *compress(const uint16_t *offsets, uint64_t bits,
+                                                                       uint16_t *to) {
+    for (size_t i = 0; i < 64; i += 16, bits >>= 16) {
+        const __m512i part = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(offsets + i)));
         const __m512i found = _mm512_maskz_compress_epi32((__mmask16)bits, part);
         _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(found));
         to += popcount(bits & 0xffff);
@@ -24,10 +24,25 @@ TARGET __attribute__((always_inline)) static inline uint16_t *compress_32(const 
 
 #define VBMI2 __attribute__((target("avx512f,avx512bw,avx512vbmi2,popcnt")))
 
-VBMI2 __attribute__((always_inline)) static inline uint16_t *compress_32_vbmi2(const uint16_t *offsets, uint32_t bits,
-                                                                               uint16_t *to) {
-    _mm512_storeu_si512((void *)to, _mm512_maskz_compress_epi16(bits, _mm512_loadu_si512((const void *)offsets)));
-    return to + __builtin_popcount(bits);
+/* The channels' numbers, a byte each, are put together first; then their offsets are looked up. */
+VBMI2 __attribute__((always_inline)) static inline uint16_t *compress_vbmi2(const uint16_t *offsets, uint64_t bits,
+                                                                            uint16_t *to) {
+    static const _Alignas(64) uint8_t numbers[64] = {
+        0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+        22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+        44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63,
+    };
+    const __m512i low = _mm512_loadu_si512((const void *)offsets),
+                  high = _mm512_loadu_si512((const void *)(offsets + 32));
+    const __m512i found = _mm512_maskz_compress_epi8(bits, _mm512_load_si512((const void *)numbers));
+    const size_t count = (size_t)__builtin_popcountll(bits);
+    const __m512i first = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(found));
+    _mm512_storeu_si512((void *)to, _mm512_permutex2var_epi16(low, first, high));
+    if (count > 32) {
+        const __m512i others = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(found, 1));
+        _mm512_storeu_si512((void *)(to + 32), _mm512_permutex2var_epi16(low, others, high));
+    }
+    return to + count;
 }
 
 __attribute__((always_inline)) static inline void list_pair(const uint64_t *first, const uint64_t *second,
@@ -40,9 +55,7 @@ __attribute__((always_inline)) static inline void list_pair(const uint64_t *firs
         for (size_t i = 0; i < channels; i += 64) {
             const uint64_t a = first[i / 64] ^ reference[i / 64], b = second[i / 64] ^ reference[i / 64];
             const uint64_t bits = part == LIST_BOTH ? a & b : part == LIST_FIRST ? a & ~b : b & ~a;
-            to = compress(offsets + i, (uint32_t)bits, to);
-            if (i + 32 < channels)
-                to = compress(offsets + i + 32, (uint32_t)(bits >> 32), to);
+            to = compress(offsets + i, bits, to);
         }
         list->sizes[part] = (uint16_t)(to - begin);
     }
@@ -50,7 +63,7 @@ __attribute__((always_inline)) static inline void list_pair(const uint64_t *firs
 
 VBMI2 static void list_vbmi2(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
                              const uint16_t *offsets, size_t channels, channels_list *list) {
-    list_pair(first, second, reference, offsets, channels, list, compress_32_vbmi2);
+    list_pair(first, second, reference, offsets, channels, list, compress_vbmi2);
 }
 
 TARGET void channels_list_avx512(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
@@ -58,7 +71,7 @@ TARGET void channels_list_avx512(const uint64_t *first, const uint64_t *second, 
     if (cpu_has_avx512vbmi2())
         list_vbmi2(first, second, reference, offsets, channels, list);
     else
-        list_pair(first, second, reference, offsets, channels, list, compress_32);
+        list_pair(first, second, reference, offsets, channels, list, compress);
 }
 
 TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps, size_t tap_step, uint16_t **ends) {
@@ -69,7 +82,7 @@ TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps,
         const uint16_t *from = list->planes;
 #define APPEND(part, to)                                                                                               \
     do {                                                                                                               \
-        for (size_t i = 0; i < list->sizes[part]; i += LIST_STEP)                                                      \
+        for (size_t i = 0; i < list->sizes[part]; i += 32)                                                             \
             _mm512_storeu_si512((void *)((to) + i),                                                                    \
                                 _mm512_add_epi16(_mm512_loadu_si512((const void *)(from + i)), step));                 \
         from += list->sizes[part];                                                                                     \

@@ -9,7 +9,7 @@
  * and those that only one of them does. */
 enum { LIST_BOTH, LIST_FIRST, LIST_SECOND, LIST_PARTS };
 /* Lists are written so many numbers at a time, the last ones of which may be beyond a part's end. */
-enum { LIST_STEP = 32 };
+enum { LIST_STEP = 64 };
 
 /* Where two input pixels differ from the reference. */
 typedef struct channels_list {
