@@ -3,8 +3,9 @@
 #include "steps.h"
 
 #if defined(__x86_64__)
-#include "planes/adders.h"
 #include "planes/vector_avx512.h"
+
+#include "planes/adders.h"
 
 enum { HALF_BYTES = 32 };
 
@@ -40,9 +41,9 @@ TARGET __attribute__((always_inline)) static inline void count_pair(const channe
     V wait16 = {0}, wait32 = {0}, x;
     unsigned waiting = 0;
     const uint16_t *index = pair->lists[LIST_BOTH];
-#define FETCH(n) FETCH_INDICES(n, words_, index)
+#define FETCH(n) FETCH_INDICES(n, unit_, index)
 #define PLANE(k, n)                                                                                                    \
-    _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)(const void *)(base + 8 * INDEX(words_, k))))
+    _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)(const void *)(base + 8 * INDEX(unit_, k))))
     for (size_t unit = pair->units[LIST_BOTH]; unit > 0; unit--) {
         UNIT_16(0, 0, x);
         CARRY_16(x);
@@ -52,9 +53,9 @@ TARGET __attribute__((always_inline)) static inline void count_pair(const channe
     index = pair->lists[LIST_FIRST];
     const uint16_t *second = pair->lists[LIST_SECOND];
 #define FETCH(n)                                                                                                       \
-    FETCH_INDICES(n, words_, index);                                                                                   \
-    FETCH_INDICES(n, second_words_, second)
-#define PLANE(k, n) halves(base + 8 * INDEX(words_, k), base + 8 * INDEX(second_words_, k))
+    FETCH_INDICES(n, unit_, index);                                                                                    \
+    FETCH_INDICES(n, second_unit_, second)
+#define PLANE(k, n) halves(base + 8 * INDEX(unit_, k), base + 8 * INDEX(second_unit_, k))
     const size_t more = pair->units[LIST_FIRST] > pair->units[LIST_SECOND] ? LIST_FIRST : LIST_SECOND;
     for (size_t unit = pair->units[more]; unit > 0; unit--) {
         UNIT_16(0, 0, x);

@@ -4,8 +4,8 @@
  * The planes that both windows of a pair count are counted once, and each window goes on from there. */
 #include "planes/adders.h"
 
-#define FETCH(n) FETCH_INDICES(n, words_, index)
-#define PLANE(k, n) plane(base + 8 * INDEX(words_, k), n)
+#define FETCH(n) FETCH_INDICES(n, unit_, index)
+#define PLANE(k, n) plane(base + 8 * INDEX(unit_, k), n)
 
 #define LOAD_COUNTER(k, c)                                                                                             \
     if (L > (k))                                                                                                       \

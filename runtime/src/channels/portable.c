@@ -23,10 +23,16 @@ void channels_list_portable(const uint64_t *first, const uint64_t *second, const
 
 void channels_join_portable(const channels_list *const *lists, size_t taps, size_t tap_step, uint16_t **ends) {
     for (size_t tap = 0; tap < taps; tap++) {
-        const uint16_t *from = lists[tap]->planes;
-        for (size_t part = 0; part < LIST_PARTS; part++)
-            for (size_t i = 0; i < lists[tap]->sizes[part]; i++)
-                *ends[part]++ = (uint16_t)(*from++ + tap * tap_step);
+        const uint16_t *from = lists[tap]->planes, step = (uint16_t)(tap * tap_step);
+        for (size_t part = 0; part < LIST_PARTS; part++) {
+            const size_t size = lists[tap]->sizes[part];
+            uint16_t *restrict to = ends[part];
+            for (size_t i = 0; i < size; i += 8) /* beyond the part's end, where the next one begins */
+                for (size_t j = i; j < i + 8; j++)
+                    to[j] = (uint16_t)(from[j] + step);
+            ends[part] += size;
+            from += size;
+        }
     }
 }
 

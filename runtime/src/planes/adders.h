@@ -10,10 +10,11 @@
  *     full_add(a, b, c, na, nb, nc)  a := a ^ b ^ c; b := majority of a, b, c, of which a, b, c are inverted first
  *                             where na, nb, nc (constants) are 1
  *     plane(p, n)             load, inverted where n (a constant) is 1 unless full_add sees to it
+ *     FETCHES_WORDS           where it is faster to load four numbers of planes at a time and take them apart
  * and the includer
- *     FETCH(n)                begins a unit of n planes; FETCH_INDICES does where `index` is a list of 16-bit numbers
- *     PLANE(k, n)             the unit's plane k, as plane() gives it; INDEX(words_, k) is its number
- *     L                       how many counters there are: c0 to c(L - 1), of which plane k holds bit k of every count
+ *     FETCH(n)                begins a unit of n planes; FETCH_INDICES(n, unit, index) does for a list of 16-bit
+ * numbers PLANE(k, n)             the unit's plane k, as plane() gives it; INDEX(unit, k) is its number L how many
+ * counters there are: c0 to c(L - 1), of which plane k holds bit k of every count
  *
  * Planes come in units of 16, whose adders form a tree so that few of them wait for another, and of 8. */
 #ifndef BNNCC_ADDERS_H
@@ -22,12 +23,18 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Numbers are fetched four at a time. */
-#define FETCH_INDICES(n, words, index)                                                                                 \
-    uint64_t words[(n) / 4];                                                                                           \
-    memcpy(words, index, sizeof words);                                                                                \
+#ifdef FETCHES_WORDS /* four numbers at a time */
+#define FETCH_INDICES(n, unit, index)                                                                                  \
+    uint64_t unit[(n) / 4];                                                                                            \
+    memcpy(unit, index, sizeof unit);                                                                                  \
     index += (n)
-#define INDEX(words, k) ((k) % 4 == 3 ? (words)[(k) / 4] >> 48 : (uint64_t)(uint16_t)((words)[(k) / 4] >> (k) % 4 * 16))
+#define INDEX(unit, k) ((k) % 4 == 3 ? (unit)[(k) / 4] >> 48 : (uint64_t)(uint16_t)((unit)[(k) / 4] >> (k) % 4 * 16))
+#else
+#define FETCH_INDICES(n, unit, index)                                                                                  \
+    const uint16_t *unit = index;                                                                                      \
+    index += (n)
+#define INDEX(unit, k) ((size_t)(unit)[k])
+#endif
 
 /* Adds x, of weight 2^k, to the counters from c_k on. */
 #define HALF(k, c)                                                                                                     \

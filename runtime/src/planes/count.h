@@ -6,8 +6,8 @@
  * the node's constants. */
 #include "adders.h"
 
-#define FETCH(n) FETCH_INDICES(n, words_, index)
-#define PLANE(k, n) plane(base + 8 * INDEX(words_, k), n)
+#define FETCH(n) FETCH_INDICES(n, unit_, index)
+#define PLANE(k, n) plane(base + 8 * INDEX(unit_, k), n)
 
 #define LOAD_COUNTER(k, c)                                                                                             \
     if (L > (k))                                                                                                       \

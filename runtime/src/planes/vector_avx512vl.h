@@ -30,5 +30,6 @@ typedef __m256i V;
         a = xor2(t_, c);                                                                                               \
     } while (0)
 #define plane(p, n) load(p)
+#define FETCHES_WORDS
 
 #endif /* BNNCC_VECTOR_AVX512VL_H */
