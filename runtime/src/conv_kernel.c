@@ -84,16 +84,18 @@ double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t bat
 }
 
 double channels_cost(const channels_plan *plan, double differing, bool floats, size_t batch, size_t out_height) {
-    const bool avx512 = plan->isa >= BNNCC_ISA_AVX512BW;
-    const double plane = avx512 ? 0.37 : plan->lane_bytes == 32 ? 0.55 : 0.9;
-    const double list_step = avx512 ? 0.05 : 1.2 * differing, expand_filter = avx512 ? 0.2 : 1.1;
-    const double window = 30.0, tap = 5.0, pixel_word = 4.0;
+    const bool avx512 = plan->isa >= BNNCC_ISA_AVX512BW, halves = avx512 && plan->lane_bytes == 32;
+    /* Of an input that differs, in pairs of windows; a 512-bit vector may have both windows. */
+    const double plane = halves ? 0.27 : avx512 ? 0.30 : plan->lane_bytes == 32 ? 0.43 : 0.51;
+    const double window = halves ? 20.0 : 45.0, tap = 2.0, pixel_word = avx512 ? 1.0 : 4.0;
+    const double list_step = avx512 ? 0.075 : 1.2 * differing, expand_filter = avx512 ? 0.2 : 1.1;
     const double groups = (double)plan->params.group, channels = (double)plan->group_channels;
     const double blocks = (double)plan->blocks, filters = (double)plan->group_filters;
+    const double chunks = (double)divide_up(plan->taps, plan->chunk_taps);
     const double pixels = (double)batch * (double)out_height * (double)plan->out_width;
     const double inputs = pixels * (double)(plan->params.strides[0] * plan->params.strides[1]);
     const double counted = (double)plan->length * plan->inside * differing * plane;
-    const double per_pixel = blocks * (counted + window) + (double)plan->taps * tap +
+    const double per_pixel = blocks * (counted + chunks * window) + (double)plan->taps * tap +
                              (floats ? filters * expand_filter : filters / 64 * pixel_word);
     const double per_input = channels * list_step + (channels / 64 + 1) * pixel_word;
     const double per_image = (double)plan->length * blocks * plane;

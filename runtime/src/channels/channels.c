@@ -42,6 +42,7 @@ static channels_column column_taps(const bnncc_conv_params *params, size_t x) {
 
 bool channels_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc_isa isa, channels_plan *plan) {
     const size_t most_bytes = (size_t)256 << 20, most_list_bytes = (size_t)64 << 20;
+    const size_t chunk_bytes = (size_t)64 << 10, most_tap_bytes = (UINT16_MAX + (size_t)1) * 8;
     const size_t groups = (size_t)params->group, filters = (size_t)params->out_channels / groups;
     const size_t taps = (size_t)(params->kernel_shape[0] * params->kernel_shape[1]);
     const size_t channels = (size_t)params->in_channels / groups;
@@ -76,14 +77,16 @@ bool channels_plan_create(const bnncc_conv_params *params, size_t out_width, bnn
              times((size_t)params->kernel_shape[1] - 1, (size_t)params->dilations[1], &overflow) + 1, &overflow);
     const size_t row_bytes = times(plan->lists_of_row, channels_list_bytes(channels), &overflow);
     const size_t list_bytes = times(rows, row_bytes, &overflow);
-    /* Planes of a tap have numbers of 16 bits, in eighths. */
-    if (overflow || bytes > most_bytes || list_bytes > most_list_bytes || plan->tap_bytes / 8 > UINT16_MAX)
+    if (overflow || bytes > most_bytes || list_bytes > most_list_bytes || plan->tap_bytes > most_tap_bytes)
         return false;
     int64_t sum = 0;
     for (size_t x = 0; x < out_width; x++) {
         const channels_column here = column_taps(params, x);
         sum += here.end - here.begin;
     }
+    /* What stays in the cache; and planes have numbers of 16 bits, in eighths. */
+    plan->chunk_taps = smaller(chunk_bytes / (channels * plan->lane_bytes) + 1, most_tap_bytes / plan->tap_bytes);
+    plan->chunk_taps = smaller(plan->chunk_taps, taps);
     plan->inside = (double)sum / (double)out_width / (double)params->kernel_shape[1];
     plan->inside *= plan->inside;
     return true;

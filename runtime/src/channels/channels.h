@@ -29,6 +29,7 @@ typedef struct channels_plan {
     /* One group's planes of a block are [tap][1 + 2 * group_channels]: zeros, then the weights, then their
      * complements. */
     size_t tap_bytes, block_bytes;
+    size_t chunk_taps; /* whose planes are met by all windows before the next ones are */
 } channels_plan;
 
 /* Whether the kernel can serve a layer (whose params are valid, with an output of `out_width` > 0 pixels), and how.

@@ -28,7 +28,6 @@ typedef struct channels_job {
     size_t list_bytes;
     size_t lists_of_row;  /* of an input row: the pairs of pixels that begin at so many columns, the first in padding */
     size_t vectors_bytes; /* of one count: 1 + counters planes */
-    size_t chunk_taps;    /* whose planes are met by all pixels before the next ones are */
     /* Where a piece's parts are in its memory. */
     size_t pixels, lists, tap_lists, joined, offsets, tap_sums, starts, signs, counts, add, inside;
     size_t part_numbers; /* room in a part of a joined list */
@@ -301,7 +300,7 @@ static void count_block(const channels_band *band, size_t block) {
     const channels_plan *plan = &job->conv->plan;
     int64_t begin_row = -1, end_row = -1;
     for (size_t tap = 0, end; tap < plan->taps; tap = end) {
-        end = smaller(tap + job->chunk_taps, plan->taps);
+        end = smaller(tap + plan->chunk_taps, plan->taps);
         for (size_t row = 0; row < band->rows; row++) {
             const row_taps taps = taps_of_row(band, row);
             if (tap == 0 && (taps.begin != begin_row || taps.end != end_row))
@@ -444,13 +443,13 @@ static void lay_out(channels_job *job, bool *overflow) {
     job->pixels = reserve(&bytes, times(plus(input_positions, 3, overflow), job->words, overflow), 8, overflow);
     job->offsets = reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
     job->lists = reserve(&bytes, lists, job->list_bytes, overflow);
-    job->tap_lists = reserve(&bytes, job->chunk_taps, sizeof(channels_list *), overflow);
+    job->tap_lists = reserve(&bytes, plan->chunk_taps, sizeof(channels_list *), overflow);
     job->joined = reserve(&bytes, times(LIST_PARTS, job->part_numbers, overflow), sizeof(uint16_t), overflow);
     job->tap_sums = plan->lane_bytes + reserve(&bytes, 1 + plan->blocks * plan->taps, job->vectors_bytes, overflow);
     job->starts = reserve(&bytes, conv->column_classes, job->vectors_bytes, overflow);
     job->signs = reserve(&bytes, job->y ? 0 : times(out_positions, plan->blocks, overflow), plan->lane_bytes, overflow);
     const size_t pixels = times(job->band_rows, plan->out_width, overflow);
-    const bool counts_kept = job->y || job->chunk_taps < plan->taps;
+    const bool counts_kept = job->y || plan->chunk_taps < plan->taps;
     job->counts = reserve(&bytes, counts_kept ? pixels : 2, job->vectors_bytes, overflow);
     job->add = reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->inside = reserve(&bytes, pixels, sizeof(int32_t), overflow);
@@ -460,7 +459,7 @@ static void lay_out(channels_job *job, bool *overflow) {
 bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, steps_inputs inputs, size_t batch,
                                size_t height, size_t out_height, float *y, uint8_t *bits,
                                const bnncc_parallel *parallel, bnncc_error *error) {
-    const size_t chunk_bytes = (size_t)64 << 10, band_bytes = (size_t)512 << 10, scratch_bytes = (size_t)64 << 20;
+    const size_t band_bytes = (size_t)512 << 10, scratch_bytes = (size_t)64 << 20;
     const channels_plan *plan = &conv->plan;
     const size_t groups = (size_t)plan->params.group, row_bytes = sign_bytes((size_t)plan->params.width);
     bool overflow = false;
@@ -479,11 +478,7 @@ bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, step
         .lists_of_row = plan->lists_of_row,
         .vectors_bytes = (1 + (size_t)plan->counters) * plan->lane_bytes,
     };
-    /* Numbers of planes have 16 bits. */
-    job.chunk_taps = smaller(chunk_bytes / (plan->group_channels * plan->lane_bytes) + 1,
-                             (UINT16_MAX + (size_t)1) * 8 / plan->tap_bytes);
-    job.chunk_taps = smaller(job.chunk_taps, plan->taps);
-    job.part_numbers = job.chunk_taps * plan->group_channels + LIST_STEP;
+    job.part_numbers = plan->chunk_taps * plan->group_channels + LIST_STEP;
     /* Without threads a band is an image, unless its lists would leave the cache; what bands prepare overlaps. */
     const size_t rows = times(times(batch, groups, &overflow), out_height, &overflow);
     const size_t row_cost = times(plan->out_width, plan->blocks * (plan->length / 4 + 64), &overflow);
