@@ -479,11 +479,12 @@ bnncc_status channels_conv_run(const channels_conv *conv, const uint8_t *x, step
         .vectors_bytes = (1 + (size_t)plan->counters) * plan->lane_bytes,
     };
     job.part_numbers = plan->chunk_taps * plan->group_channels + LIST_STEP;
-    /* Without threads a band is an image, unless its lists would leave the cache; what bands prepare overlaps. */
+    /* As few bands as there are threads, since what they prepare overlaps; more where lists would leave the cache. */
     const size_t rows = times(times(batch, groups, &overflow), out_height, &overflow);
     const size_t row_cost = times(plan->out_width, plan->blocks * (plan->length / 4 + 64), &overflow);
     size_t pieces = parallel_pieces(parallel, rows, row_cost);
-    const size_t bands = overflow ? 1 : smaller(divide_up(pieces, batch * groups), out_height);
+    const size_t wanted = smaller(pieces, parallel_threads(parallel));
+    const size_t bands = overflow ? 1 : smaller(divide_up(wanted, batch * groups), out_height);
     job.band_rows = divide_up(out_height, bands);
     lay_out(&job, &overflow);
     while (job.band_rows > 1 && (overflow || job.piece_bytes > band_bytes)) {

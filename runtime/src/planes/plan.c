@@ -130,7 +130,7 @@ bool planes_split_run(const planes_plan *plan, size_t work, size_t batch, size_t
             least = time;
             *split = here;
         }
-        if (here.rounds == 1 || threads == 1) /* lower bands would only share less */
+        if (threads == 1) /* lower bands would only share less */
             break;
     }
     return !overflow;
