@@ -41,8 +41,6 @@ class _Subject:
     def session(self, threads: int, profiles: Path | None = None) -> InferenceSession:
         """Make a session, one that writes a profile to the folder `profiles` if there is one."""
         options = session_options(OPTIMIZED)
-        # Idle threads of one session would otherwise spin through the beginning of the other's call.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         if profiles is not None:
             profiling_options(options, profiles)
         try:
@@ -151,7 +149,7 @@ def _time(
     if in_a_row is None:
         in_a_row = _in_a_row(one_each, min_time, repeats)
     rounds = None if repeats is None else -(-repeats // in_a_row)
-    times = interleave([turn(call, in_a_row) for call in calls], rounds, min_time, progress)
+    times = interleave([turn(call, in_a_row) for call in calls], rounds, min_time, progress, threads)
     medians = [float(np.median(series)) for series in times]
     ratio = pairwise = None
     if len(times) == 2:

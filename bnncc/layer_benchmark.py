@@ -60,7 +60,7 @@ def _time(
     fp32_session = _session(fp32_model, threads)
     (y,) = fp32_session.run(None, {"x": x})
     theirs = turn(lambda: fp32_session.run(None, {"x": x}), _CALLS)
-    times = interleave([ours, theirs], repeats, min_time)
+    times = interleave([ours, theirs], repeats, min_time, threads=threads)
     median, fp32_median = (float(np.median(series)) for series in times)
     products = layer.products(y.size)
     results = result if isinstance(result, tuple) else (result,)
@@ -79,6 +79,4 @@ def _time(
 
 
 def _session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    options = session_options(OPTIMIZED)
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return InferenceSession(model.SerializeToString(), threads=threads, sess_options=options)
+    return InferenceSession(model.SerializeToString(), threads=threads, sess_options=session_options(OPTIMIZED))

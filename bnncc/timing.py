@@ -10,6 +10,8 @@ from pathlib import Path
 
 _WARM_UP_ROUNDS = 3
 _FEWEST_ROUNDS, _MOST_ROUNDS = 10, 10_000
+_LOOK_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-3, 0.2
+_GATHERING_SECONDS = 0.08  # until the system has found a CPU for each thread
 
 Progress = Callable[[str], None]
 
@@ -37,11 +39,17 @@ def turn(call: Callable[[], object], calls: int = 1) -> Turn:
 
 
 def interleave(
-    turns: Sequence[Turn], rounds: int | None = None, min_time: float = 2.0, progress: Progress | None = None
+    turns: Sequence[Turn],
+    rounds: int | None = None,
+    min_time: float = 2.0,
+    progress: Progress | None = None,
+    threads: int = 1,
 ) -> list[list[float]]:
     """Return the seconds of all calls of each, in rounds that give everyone a turn, after a warm-up.
 
-    There are so many `rounds`, or (None) as many as take `min_time` seconds in all, ten at least.
+    There are so many `rounds`, or (None) as many as take `min_time` seconds in all, ten at least. `threads`: of the
+    sessions that are called; other than 1, a turn begins when the threads of the one before are asleep,
+    and its first calls, which its own threads may come late for, are not counted.
     """
     for _ in range(_WARM_UP_ROUNDS):
         for take in turns:
@@ -60,8 +68,23 @@ def interleave(
             progress(f"timing: {done} rounds, {now - begun:.1f} s")
             shown = now
         for take, series in zip(turns, times, strict=True):
+            if threads != 1:
+                _await_idle_threads()
+                awake = time.perf_counter() + _GATHERING_SECONDS
+                while time.perf_counter() < awake:
+                    take()
             series += take()
         done += 1
+
+
+def _await_idle_threads() -> None:
+    """Wait until this process uses no CPU: after a call, threads of a session look for more work, some 40 ms long."""
+    pause = time.perf_counter()
+    while time.perf_counter() - pause < _LONGEST_PAUSE_SECONDS:
+        used = time.process_time()
+        time.sleep(_LOOK_SECONDS)
+        if time.process_time() - used < _LOOK_SECONDS / 4:
+            return
 
 
 def cpu_name() -> str:

@@ -67,12 +67,8 @@ def bound_call(model: onnx.ModelProto | Path, threads: int, inputs: dict[str, np
 
 
 def session(model: onnx.ModelProto | Path, threads: int) -> onnxruntime.InferenceSession:
-    """Make a session whose threads do not spin through the turns of others."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return bnncc.InferenceSession(
-        model if isinstance(model, Path) else model.SerializeToString(), threads=threads, sess_options=options
-    )
+    """Make a session of a file or a model."""
+    return bnncc.InferenceSession(model if isinstance(model, Path) else model.SerializeToString(), threads=threads)
 
 
 def calls_of_a_turn(seconds: float) -> int:
@@ -100,9 +96,10 @@ class Row:
     """Differing bits along the filter tree relative to all, d/K."""
     kernel: str
     bits_us: float = 0.0
-    bits_avx2_us: float = 0.0
+    bits_avx2_us: float | None = None
+    """With one thread only, as `float_avx2_us`: turns of several take long."""
     float_us: float = 0.0
-    float_avx2_us: float = 0.0
+    float_avx2_us: float | None = None
     fp32_conv_us: float = 0.0
     fp32_us: float = 0.0
     int8_us: float = 0.0
@@ -196,7 +193,7 @@ def _measure(
             with environment(BNNCC_KERNEL=kernel):
                 for call in (item.bits_call(bits, threads), item.float_call(x, threads)):
                     forced.append((row, kernel, short_turn(call)))
-        for suffix, variables in (("us", {}), ("avx2_us", {"BNNCC_ISA": "avx2"})):
+        for suffix, variables in (("us", {}), ("avx2_us", {"BNNCC_ISA": "avx2"}))[: 2 if threads == 1 else 1]:
             with environment(**variables):
                 timed.append(([row], f"bits_{suffix}", short_turn(item.bits_call(bits, threads))))
                 timed.append(([row], f"float_{suffix}", short_turn(item.float_call(x, threads))))
@@ -213,7 +210,7 @@ def _measure(
     limit_turns = [short_turn(limit.run)] if limit and threads == 1 else []
 
     turns = [*(item[2] for item in timed), *peer_turns, *(item[2] for item in forced), *limit_turns]
-    medians = [median(series) for series in interleave(turns, min_time=seconds)]
+    medians = [median(series) for series in interleave(turns, min_time=seconds, threads=threads)]
     for (owners, name, _), value in zip(timed, medians, strict=False):
         for row in owners:
             setattr(row, name, value * 1e6)
@@ -278,8 +275,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         for kind in dict.fromkeys((row.filters, row.activations) for row in part):
             same = [row for row in part if (row.filters, row.activations) == kind]
             means = [_mean_ratio(same, fp32, ours) for ours, fp32 in RATIOS]
-            shown = f"{means[0]:14.1f}x {means[1]:14.1f}x  {means[2]:14.1f}x {means[3]:14.1f}x"
-            print(f"{'mean':>10}  {', '.join(kind):22} {'':5}  {shown}")
+            print(f"{'mean':>10}  {', '.join(kind):22} {'':5}  {means[0]} {means[1]}  {means[2]} {means[3]}")
         print("           others, the same for all filters:")
         for name in {row.layer: row for row in part}.values():
             peers = "".join(f", {engine} {value:.1f}" for engine, value in name.peers_us.items())
@@ -311,18 +307,23 @@ RATIOS = (
 )
 
 
-def _us(ours: float, fp32: float) -> str:
-    return f"{ours:7.1f} {f'({fp32 / ours:.1f}x)':>7}"
+def _us(ours: float | None, fp32: float) -> str:
+    return f"{'-':>15}" if ours is None else f"{ours:7.1f} {f'({fp32 / ours:.1f}x)':>7}"
 
 
-def _mean_ratio(rows: Sequence[Row], fp32: str, ours: str) -> float:
-    return geometric_mean(getattr(row, fp32) / getattr(row, ours) for row in rows)
+def _ratio(row: Row, fp32: str, ours: str) -> float | None:
+    value = getattr(row, ours)
+    return None if value is None else getattr(row, fp32) / value
+
+
+def _mean_ratio(rows: Sequence[Row], fp32: str, ours: str) -> str:
+    ratios = [_ratio(row, fp32, ours) for row in rows]
+    return f"{'-':>15}" if None in ratios else f"{geometric_mean(ratios):14.1f}x"
 
 
 def as_json(rows: Sequence[Row]) -> list[dict]:
     """Return the rows for a JSON file, with the ratios."""
     return [
-        asdict(row)
-        | {f"{ours.removesuffix('_us')}_ratio": getattr(row, fp32) / getattr(row, ours) for ours, fp32 in RATIOS}
+        asdict(row) | {f"{ours.removesuffix('_us')}_ratio": _ratio(row, fp32, ours) for ours, fp32 in RATIOS}
         for row in rows
     ]

@@ -145,8 +145,6 @@ def time_in_turns(
     to the largest value of that.
     """
     options = session_options(OPTIMIZED)
-    # Idle threads of one session would otherwise spin through the beginning of the other's call.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     sessions = [InferenceSession(str(file), threads=threads, sess_options=options) for file in files]
     image = sessions[0].get_inputs()[0]
     x = np.random.default_rng(0).standard_normal((1, *image.shape[1:])).astype(np.float32)
@@ -155,7 +153,7 @@ def time_in_turns(
     differences = [_difference(peer.set_up(network, {"x": x}, folder), expected) for peer in peers]
     turns = [turn(lambda s=session: s.run(None, {image.name: x}), IN_A_ROW) for session in sessions]
     turns += [lambda p=peer: p.turn(IN_A_ROW) for peer in peers]
-    return [float(np.median(series)) for series in interleave(turns, min_time=seconds)], differences
+    return [float(np.median(series)) for series in interleave(turns, min_time=seconds, threads=threads)], differences
 
 
 def _difference(values: NDArray, expected: NDArray) -> float:
