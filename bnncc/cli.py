@@ -198,7 +198,7 @@ _tree = _options(
     click.option("--tree-complement/--no-tree-complement", default=None, help="Complements may stand for filters."),
     click.option("--tree-steiner/--no-tree-steiner", default=None, help="Virtual filters where they save."),
     click.option(
-        "--tree-ripple", type=click.IntRange(min=0), metavar="BITS", help="Price of an edge, in bits. [default: 0]"
+        "--tree-ripple", type=click.IntRange(min=0), metavar="BITS", help="Price of an edge, in bits. [default: 24]"
     ),
     click.option("--tree-max-depth", type=click.IntRange(min=1), metavar="N", help="Most edges below the root."),
 )

@@ -44,7 +44,7 @@ class Config:
     """Let a filter's complement stand for it where that is nearer."""
     tree_steiner: bool = True
     """Add virtual filters, which give no output, where they lower the total."""
-    tree_ripple: int = 0
+    tree_ripple: int = 24
     """Price of an edge of the tree beside its differing bits, in bits: what adding a count to the parent's takes."""
     tree_max_depth: int | None = None
     """Most edges between the root and a filter; none for any number."""
