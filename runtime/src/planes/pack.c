@@ -4,7 +4,7 @@
 #include "run.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "transpose_avx512.h"
 #endif
 
 /* The rows of one channel, one after the other: `pitch` is a constant where it is called. */
@@ -44,7 +44,39 @@ pack_permuted(const planes_sheet *sheet, size_t channel, const uint8_t *signs) {
     }
 }
 
-/* Which bytes the above takes, where it serves the sheet; bands of one image follow one another, and so do the rows. */
+/* Slots of 64 pixels: the rows' vectors become one of rows for each slot, whose words lose the bytes beyond the width.
+ */
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi"))) static void
+pack_transposed(const planes_sheet *sheet, size_t channel, const uint8_t *signs) {
+    const planes_job *job = sheet->job;
+    const planes_plan *plan = &job->conv->plan;
+    const size_t row_bytes = sign_bytes(plan->out_width);
+    const __m512i inside = _mm512_set1_epi64((long long)low_bits(plan->out_width));
+    const __m512i index = _mm512_load_si512((const void *)sheet->packings->index);
+    uint8_t *map = job->bits + channel * job->out_height * row_bytes;
+    __m512i rows[8];
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 8; j++)
+        rows[j] = j < job->rows ? _mm512_load_si512((const void *)(signs + j * 64)) : _mm512_setzero_si512();
+    transpose_8x8_words(rows);
+#pragma GCC unroll 8
+    for (size_t slot = 0; slot < 8; slot++) {
+        if (slot == sheet->used_slots)
+            break;
+        const planes_slot *band = &sheet->band[slot];
+        const __m512i bytes = _mm512_permutexvar_epi8(index, _mm512_and_si512(rows[slot], inside));
+        _mm512_mask_storeu_epi8(map + band->to, low_bits(band->rows * row_bytes), bytes);
+    }
+}
+
+/* The bytes of words that rows have. */
+static void find_row_bytes(planes_sheet *sheet) {
+    const size_t row_bytes = sign_bytes(sheet->job->conv->plan.out_width);
+    for (size_t i = 0; i < 64; i++)
+        sheet->packings->index[i] = (uint8_t)(i / row_bytes * 8 + i % row_bytes);
+}
+
+/* Which bytes pack_permuted takes; bands of one image follow one another, and so do the rows. */
 static void find_packings(planes_sheet *sheet) {
     const planes_job *job = sheet->job;
     const planes_plan *plan = &job->conv->plan;
@@ -71,21 +103,30 @@ static void find_packings(planes_sheet *sheet) {
 #endif
 
 void planes_choose_packing(planes_sheet *sheet) {
-    sheet->packs_permuted = false;
+    sheet->packing = PACK_ROWS;
 #if defined(__x86_64__)
     const planes_job *job = sheet->job;
     const planes_plan *plan = &job->conv->plan;
-    if (job->bits && plan->pitch < 8 && job->rows <= 2 && plan->isa >= BNNCC_ISA_AVX512BW && cpu_has_avx512vbmi()) {
-        sheet->packs_permuted = true;
+    if (!job->bits || plan->isa < BNNCC_ISA_AVX512BW || !cpu_has_avx512vbmi())
+        return;
+    if (plan->pitch < 8 && job->rows <= 2) {
+        sheet->packing = PACK_PERMUTED;
         find_packings(sheet);
+    } else if (plan->pitch == 8 && plan->segments == 1 && plan->lane_bytes == 64 && job->rows <= 8) {
+        sheet->packing = PACK_TRANSPOSED;
+        find_row_bytes(sheet);
     }
 #endif
 }
 
 void planes_pack(const planes_sheet *sheet, size_t channel, const uint8_t *signs) {
 #if defined(__x86_64__)
-    if (sheet->packs_permuted) {
+    if (sheet->packing == PACK_PERMUTED) {
         pack_permuted(sheet, channel, signs);
+        return;
+    }
+    if (sheet->packing == PACK_TRANSPOSED) {
+        pack_transposed(sheet, channel, signs);
         return;
     }
 #endif

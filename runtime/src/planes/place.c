@@ -4,7 +4,7 @@
 #include "run.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "transpose_avx512.h"
 #endif
 
 enum { WORD_BYTES = 8 };
@@ -243,6 +243,72 @@ static void find_gathers(planes_sheet *sheet) {
     }
 }
 
+/* The same where rows can be taken apart within a register: a load takes eight rows of a slot, one after the other in
+ * the map, and eight slots' loads change places with the rows. */
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi"))) static void
+place_transposed(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *planes) {
+    const planes_job *job = sheet->job;
+    const planes_plan *plan = &job->conv->plan;
+    const size_t columns = (size_t)plan->params.kernel_shape[1], input_rows = job->input_rows;
+    const size_t row_bytes = sign_bytes((size_t)plan->params.width), map_bytes = job->height * row_bytes;
+    const uint8_t *map = job->x + begin * map_bytes;
+    const __m512i ones = _mm512_set1_epi64(plan->params.pad_value > 0 ? -1 : 0);
+    _Alignas(64) uint8_t index[64]; /* bytes of rows to words */
+    for (size_t i = 0; i < 64; i++)
+        index[i] = (uint8_t)(i / 8 * row_bytes + i % 8);
+    const __m512i spread = _mm512_load_si512((const void *)index);
+    const size_t blocks = divide_up(input_rows, 8), farthest = (blocks - 1) * 8 * row_bytes + 64;
+    ptrdiff_t first = 0, last = 0;
+    for (size_t slot = 0; slot < sheet->used_slots; slot++) {
+        first = sheet->slot_rows[slot] < first ? sheet->slot_rows[slot] : first;
+        last = sheet->slot_rows[slot] > last ? sheet->slot_rows[slot] : last;
+    }
+    for (size_t channel = begin; channel < end; channel++, map += map_bytes, planes += columns * job->column_bytes) {
+        if (map - job->x < -first || job->x_end - map < last + (ptrdiff_t)farthest) { /* it would leave the tensor */
+            place_narrow_avx512(sheet, channel, channel + 1, planes);
+            continue;
+        }
+        for (size_t block = 0; block < blocks; block++) {
+            __m512i rows[8];
+#pragma GCC unroll 8
+            for (size_t slot = 0; slot < 8; slot++) {
+                const uint8_t *from = map + sheet->slot_rows[slot] + block * 8 * row_bytes;
+                rows[slot] = _mm512_permutexvar_epi8(spread, _mm512_loadu_si512((const void *)from));
+            }
+            transpose_8x8_words(rows);
+            const size_t count = smaller(input_rows - block * 8, 8);
+#pragma GCC unroll 8
+            for (size_t i = 0; i < 8; i++) {
+                if (i == count)
+                    break;
+                const size_t row = block * 8 + i;
+                const __m512i inside = _mm512_load_si512((const void *)(sheet->inside + row * 64));
+                store_columns(job, _mm512_ternarylogic_epi64(inside, rows[i], ones, 0xca), ones,
+                              planes + row * plan->lane_bytes);
+            }
+        }
+    }
+}
+
+/* What the above needs for a sheet. Slots that are not used are read like the first, and nothing of them is inside. */
+static void find_slot_rows(planes_sheet *sheet) {
+    const planes_job *job = sheet->job;
+    const planes_plan *plan = &job->conv->plan;
+    const bnncc_conv_params *params = &plan->params;
+    const ptrdiff_t row_bytes = (ptrdiff_t)sign_bytes((size_t)params->width);
+    const ptrdiff_t image_bytes = (ptrdiff_t)(params->in_channels * (int64_t)job->height) * row_bytes;
+    const uint64_t inside = little_endian(low_bits((size_t)params->width));
+    memset(sheet->inside, 0, job->input_rows * 64);
+    for (size_t slot = 0; slot < 8; slot++) {
+        const planes_slot *band = &sheet->band[slot < sheet->used_slots ? slot : 0];
+        const ptrdiff_t top = (ptrdiff_t)((int64_t)band->row * params->strides[0] - params->pads[0]);
+        sheet->slot_rows[slot] = (ptrdiff_t)band->image * image_bytes + top * row_bytes;
+        for (size_t i = 0; slot < sheet->used_slots && i < job->input_rows; i++)
+            if (top + (ptrdiff_t)i >= 0 && top + (ptrdiff_t)i < (ptrdiff_t)job->height)
+                memcpy(sheet->inside + i * 64 + slot * 8, &inside, 8);
+    }
+}
+
 /* Maps of at most 128 bytes fit two vectors, from which one instruction takes the bytes of all of a vector's slots. */
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi"))) static void
 place_permuted(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *planes) {
@@ -327,7 +393,10 @@ void planes_choose_placing(planes_sheet *sheet) {
     const bool few_columns = plan->params.kernel_shape[1] <= MOST_COLUMNS;
     if (!plan->narrow || !few_columns || plan->isa < BNNCC_ISA_AVX512BW)
         return;
-    if (plan->pitch == 8) {
+    if (plan->pitch == 8 && plan->lane_bytes == 64 && cpu_has_avx512vbmi()) {
+        sheet->placing = PLACE_TRANSPOSED;
+        find_slot_rows(sheet);
+    } else if (plan->pitch == 8) {
         sheet->placing = PLACE_GATHERED;
         find_gathers(sheet);
     } else if (job->height <= 128 / sign_bytes((size_t)plan->params.width) && cpu_has_avx512vbmi()) {
@@ -356,6 +425,8 @@ void planes_place(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *
 #if defined(__x86_64__)
     else if (sheet->placing == PLACE_GATHERED)
         place = place_gathered;
+    else if (sheet->placing == PLACE_TRANSPOSED)
+        place = place_transposed;
     else if (sheet->placing == PLACE_PERMUTED)
         place = place_permuted;
 #endif

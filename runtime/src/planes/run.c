@@ -344,8 +344,7 @@ static void lay_out(planes_job *job, bool *overflow) {
     job->padding_slots = reserve(bytes, moves, sizeof(size_t), overflow);
     job->permutations = reserve(bytes, times(job->images, permuted, overflow), sizeof(planes_permutation), overflow);
     job->inside = reserve(bytes, permuted, 64, overflow);
-    job->packings = reserve(bytes, job->bits && job->rows <= 2 ? times(job->images, 2, overflow) : 0,
-                            sizeof(planes_packing), overflow);
+    job->packings = reserve(bytes, job->bits ? times(job->images, 2, overflow) : 0, sizeof(planes_packing), overflow);
 }
 
 bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, steps_inputs inputs, size_t batch,

@@ -37,12 +37,20 @@ typedef struct planes_packing {
     size_t to; /* as planes_slot has it */
 } planes_packing;
 
+/* How a sheet's signs are packed. */
+typedef enum planes_packing_way {
+    PACK_ROWS,       /* any map: a row at a time */
+    PACK_PERMUTED,   /* bands of one or two rows: by permutations of bytes (AVX-512VBMI) */
+    PACK_TRANSPOSED, /* slots of 64 pixels: eight rows of eight slots at a time (AVX-512VBMI) */
+} planes_packing_way;
+
 /* How a sheet's planes are prepared. */
 typedef enum planes_placing {
-    PLACE_WIDE,     /* any map: a row and slot at a time */
-    PLACE_NARROW,   /* narrow maps: rows are copied, then moved */
-    PLACE_GATHERED, /* the same for slots of 64 pixels, by gathering loads (AVX-512) */
-    PLACE_PERMUTED, /* small maps: by permutations of bytes (AVX-512VBMI) */
+    PLACE_WIDE,       /* any map: a row and slot at a time */
+    PLACE_NARROW,     /* narrow maps: rows are copied, then moved */
+    PLACE_GATHERED,   /* the same for slots of 64 pixels, by gathering loads (AVX-512) */
+    PLACE_TRANSPOSED, /* the same, eight rows of eight slots at a time (AVX-512VBMI) */
+    PLACE_PERMUTED,   /* small maps: by permutations of bytes (AVX-512VBMI) */
 } planes_placing;
 
 /* Sizes of one run. */
@@ -83,8 +91,9 @@ typedef struct planes_sheet {
     size_t padding_count;
     planes_permutation *permutations; /* [image of the sheet][input_rows] */
     size_t permuted_images;
-    uint8_t *inside; /* [input_rows] vectors of 64 bytes: where there are pixels of the map */
-    bool packs_permuted;
+    uint8_t *inside;        /* [input_rows] vectors of 64 bytes: where there are pixels of the map */
+    ptrdiff_t slot_rows[8]; /* for slots of 64 pixels: where the first input row of each would be, in bytes */
+    planes_packing_way packing;
     planes_packing *packings; /* [packing_count] */
     size_t packing_count;
 } planes_sheet;
