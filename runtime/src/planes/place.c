@@ -184,16 +184,15 @@ static void place_channel(const planes_sheet *sheet, size_t channel, uint8_t *pl
 }
 
 #if defined(__x86_64__)
-/* One vector of rows, moved for each of the kernel's columns; ones: the padding's sign in all lanes. */
+/* One vector of rows, moved for each of the kernel's columns; ones: the padding's sign in all lanes. What a rotation
+ * brings round is not kept. */
 __attribute__((always_inline, target("avx512f,avx512bw,avx512dq,avx512vl"))) static inline void
 store_columns(const planes_job *job, __m512i rows, __m512i ones, uint8_t *to) {
     const planes_plan *plan = &job->conv->plan;
     for (size_t column = 0; column < (size_t)plan->params.kernel_shape[1]; column++, to += job->column_bytes) {
-        const int64_t shift = (int64_t)column * plan->params.dilations[1] - plan->params.pads[1];
-        const __m128i distance = _mm_cvtsi64_si128(shift < 0 ? -shift : shift);
         const __m512i keep = _mm512_set1_epi64((long long)job->keep[column]);
-        __m512i moved = shift < 0 ? _mm512_sll_epi64(rows, distance) : _mm512_srl_epi64(rows, distance);
-        moved = _mm512_ternarylogic_epi64(keep, moved, ones, 0xca);
+        const __m512i rotated = _mm512_rolv_epi64(rows, _mm512_set1_epi64((long long)job->rotate[column]));
+        const __m512i moved = _mm512_ternarylogic_epi64(keep, rotated, ones, 0xca);
         if (plan->lane_bytes == 64)
             _mm512_store_si512((void *)to, moved);
         else
@@ -372,7 +371,7 @@ static void place_wide(const planes_sheet *sheet, size_t begin, size_t end, uint
         place_channel(sheet, channel, planes);
 }
 
-void planes_find_keep(planes_job *job) {
+void planes_find_moves(planes_job *job) {
     const planes_plan *plan = &job->conv->plan;
     const size_t columns = (size_t)plan->params.kernel_shape[1], pixels = 8 * plan->pitch;
     const uint64_t slot_ones = low_bits(pixels);
@@ -380,6 +379,7 @@ void planes_find_keep(planes_job *job) {
         const int64_t shift = (int64_t)column * plan->params.dilations[1] - plan->params.pads[1];
         const size_t distance = (size_t)(shift < 0 ? -shift : shift);
         job->keep[column] = 0;
+        job->rotate[column] = (uint64_t)-shift % 64; /* to the left */
         for (size_t at = 0; distance < pixels && at < 64; at += pixels)
             job->keep[column] |= (shift < 0 ? slot_ones << distance & slot_ones : slot_ones >> distance) << at;
     }

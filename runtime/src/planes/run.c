@@ -378,7 +378,7 @@ bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, steps_in
     job.total_slots = batch * plan->segments * job.bands;
     job.column_bytes = plan->planned_rows * plan->lane_bytes;
     job.images = smaller(batch, job.slots / job.bands + 2);
-    planes_find_keep(&job);
+    planes_find_moves(&job);
     lay_out(&job, &overflow);
     const size_t items = times(split.sheets, groups, &overflow);
     const size_t most_pieces = overflow ? 1 : scratch_bytes / job.piece_bytes + 1;

@@ -62,12 +62,13 @@ typedef struct planes_job {
     uint8_t *bits;
     bool compares_dots; /* the bits are those of dot products; else, where there are any, those of the steps */
     size_t height, out_height;
-    size_t rows, input_rows;     /* of a band */
-    size_t bands, slots;         /* of an image and a segment; of a vector */
-    size_t total_slots;          /* images * segments * bands */
-    size_t column_bytes;         /* of a channel's planes for one column of the kernel */
-    size_t images;               /* that a sheet may have parts of */
-    uint64_t keep[MOST_COLUMNS]; /* where pixels arrive that are moved to a column and stay in their slot */
+    size_t rows, input_rows; /* of a band */
+    size_t bands, slots;     /* of an image and a segment; of a vector */
+    size_t total_slots;      /* images * segments * bands */
+    size_t column_bytes;     /* of a channel's planes for one column of the kernel */
+    size_t images;           /* that a sheet may have parts of */
+    /* How pixels are moved to a column, and where those arrive that stay in their slot. */
+    uint64_t rotate[MOST_COLUMNS], keep[MOST_COLUMNS];
     /* Where the parts of a piece's memory are. */
     size_t planes, signs, counters, masks, counted, rows_in, padding_slots, permutations, inside, packings;
     size_t piece_bytes;
@@ -100,8 +101,8 @@ typedef struct planes_sheet {
 
 /* Chooses how a described sheet's planes are prepared. */
 void planes_choose_placing(planes_sheet *sheet);
-/* keep of a job. */
-void planes_find_keep(planes_job *job);
+/* rotate and keep of a job. */
+void planes_find_moves(planes_job *job);
 /* Prepares the planes of input channels [begin, end), one after the other at `planes`. */
 void planes_place(const planes_sheet *sheet, size_t begin, size_t end, uint8_t *planes);
 
