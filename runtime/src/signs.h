@@ -24,16 +24,26 @@ static inline uint64_t little_endian(uint64_t word) {
 #endif
 }
 
-/* A word from `bytes` <= 8 bytes; the bits above are 0. */
+static inline uint32_t little_endian_half(uint32_t word) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap32(word);
+#else
+    return word;
+#endif
+}
+
+/* A word from `bytes` <= 8 bytes; the bits above are 0. Five to seven are two halves that overlap. */
 static inline uint64_t load_word(const uint8_t *from, size_t bytes) {
     uint64_t word = 0;
     if (bytes == 8) {
         memcpy(&word, from, 8);
         return little_endian(word);
     }
-    if (bytes == 4) {
-        memcpy(&word, from, 4);
-        return little_endian(word);
+    if (bytes >= 4) {
+        uint32_t low, high;
+        memcpy(&low, from, 4);
+        memcpy(&high, from + bytes - 4, 4);
+        return little_endian_half(low) | (uint64_t)little_endian_half(high) << 8 * (bytes - 4);
     }
     for (size_t i = 0; i < bytes; i++)
         word |= (uint64_t)from[i] << (8 * i);
@@ -41,9 +51,16 @@ static inline uint64_t load_word(const uint8_t *from, size_t bytes) {
 }
 
 static inline void store_word(uint8_t *to, uint64_t word, size_t bytes) {
-    if (bytes == 8 || bytes == 4) {
+    if (bytes == 8) {
         word = little_endian(word);
-        memcpy(to, &word, bytes == 8 ? 8 : 4);
+        memcpy(to, &word, 8);
+        return;
+    }
+    if (bytes >= 4) {
+        const uint32_t low = little_endian_half((uint32_t)word);
+        const uint32_t high = little_endian_half((uint32_t)(word >> 8 * (bytes - 4)));
+        memcpy(to, &low, 4);
+        memcpy(to + bytes - 4, &high, 4);
         return;
     }
     for (size_t i = 0; i < bytes; i++)

@@ -33,5 +33,9 @@ TARGET static void expand(const channels_expansion *expansion) {
     }
 }
 
-const channels_steps channels_avx2 = {32, channels_list_portable, channels_join_portable, count, add, expand};
+static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
+    channels_split(vectors, 4, count, words);
+}
+
+const channels_steps channels_avx2 = {32, channels_list_portable, channels_join_portable, count, add, expand, split};
 #endif

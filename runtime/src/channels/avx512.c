@@ -4,6 +4,7 @@
 #include "steps.h"
 
 #if defined(__x86_64__)
+#include "planes/transpose_avx512.h"
 #include "planes/vector_avx512.h"
 
 #include "count.h"
@@ -181,6 +182,20 @@ TARGET void channels_expand_avx512(const channels_expansion *expansion) {
     }
 }
 
-const channels_steps channels_avx512 = {64,  channels_list_avx512,  channels_join_avx512, count,
-                                        add, channels_expand_avx512};
+TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
+    for (size_t first = 0; first < count; first += 8, vectors += 8 * 64) {
+        __m512i rows[8];
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 8; i++)
+            rows[i] = _mm512_load_si512((const void *)(vectors + 64 * i));
+        transpose_8x8_words(rows);
+#pragma GCC unroll 8
+        for (size_t w = 0; w < 8; w++)
+            _mm512_storeu_si512((void *)(words[w] + first), rows[w]);
+    }
+}
+
+const channels_steps channels_avx512 = {
+    64, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512, split,
+};
 #endif

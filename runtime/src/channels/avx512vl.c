@@ -3,6 +3,7 @@
 #include "steps.h"
 
 #if defined(__x86_64__)
+#include "planes/transpose_avx512.h"
 #include "planes/vector_avx512.h"
 
 #include "planes/adders.h"
@@ -102,7 +103,21 @@ TARGET static void add(const uint8_t *addend, size_t planes, uint8_t *sum) {
     }
 }
 
+TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
+    for (size_t first = 0; first < count; first += 8, vectors += 8 * HALF_BYTES) {
+        __m512i rows[8];
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 8; i++)
+            rows[i] =
+                _mm512_castsi256_si512(_mm256_load_si256((const __m256i *)(const void *)(vectors + HALF_BYTES * i)));
+        transpose_8x8_words(rows);
+#pragma GCC unroll 4
+        for (size_t w = 0; w < HALF_BYTES / 8; w++)
+            _mm512_storeu_si512((void *)(words[w] + first), rows[w]);
+    }
+}
+
 const channels_steps channels_avx512vl = {
-    HALF_BYTES, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512,
+    HALF_BYTES, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512, split,
 };
 #endif

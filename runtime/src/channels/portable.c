@@ -52,4 +52,8 @@ static void expand(const channels_expansion *expansion) {
     }
 }
 
-const channels_steps channels_portable = {8, channels_list_portable, channels_join_portable, count, add, expand};
+static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
+    channels_split(vectors, 1, count, words);
+}
+
+const channels_steps channels_portable = {8, channels_list_portable, channels_join_portable, count, add, expand, split};

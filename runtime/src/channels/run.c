@@ -365,19 +365,19 @@ static void pack_signs(const channels_band *band) {
     const size_t block_positions = job->band_rows * 8 * row_bytes;
     const size_t first_channel = band->image * (size_t)plan->params.out_channels + band->group * plan->group_filters;
     transpose_function *transpose = transpose_for(plan->isa);
-    for (size_t first = 0; first < plan->group_filters; first += 64) {
-        const size_t block = first / (8 * plan->lane_bytes), lane = first % (8 * plan->lane_bytes);
-        const size_t filters = smaller(plan->group_filters - first, 64);
-        const uint8_t *from = band->signs + block * block_positions * plan->lane_bytes + lane / 8;
-        for (size_t byte = 0; byte < bytes; byte += 8) {
-            uint64_t rows[64] = {0};
-            const size_t run = smaller(bytes - byte, 8);
-            for (size_t i = 0; i < 8 * run; i++)
-                rows[i] = load_word(from + (byte * 8 + i) * plan->lane_bytes, 8);
-            transpose(rows, filters);
-            for (size_t f = 0; f < filters; f++)
-                store_word(job->bits + ((first_channel + first + f) * job->out_height + band->row) * row_bytes + byte,
-                           rows[f], run);
+    uint64_t rows[MOST_LANE_WORDS][64] = {{0}};
+    for (size_t byte = 0; byte < bytes; byte += 8) {
+        const size_t run = smaller(bytes - byte, 8);
+        for (size_t filter = 0; filter < plan->group_filters; filter += 64) {
+            const size_t block = filter / (8 * plan->lane_bytes), word = filter / 64 % (plan->lane_bytes / 8);
+            const uint8_t *from = band->signs + (block * block_positions + byte * 8) * plan->lane_bytes;
+            if (word == 0)
+                job->conv->steps->split(from, 8 * run, rows);
+            const size_t filters = smaller(plan->group_filters - filter, 64);
+            transpose(rows[word], filters);
+            uint8_t *to = job->bits + ((first_channel + filter) * job->out_height + band->row) * row_bytes + byte;
+            for (size_t f = 0; f < filters; f++, to += job->out_height * row_bytes)
+                store_word(to, rows[word][f], run);
         }
     }
 }

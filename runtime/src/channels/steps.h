@@ -4,6 +4,7 @@
 
 #include "channels.h"
 #include "dot/dot.h"
+#include "signs.h"
 
 /* Windows are counted in pairs, neighbours of a row: a list of planes is in three parts, those that both windows count
  * and those that only one of them does. */
@@ -50,6 +51,9 @@ typedef void channels_count_function(const channels_pair *pair);
 /* sum += addend, both [planes] vectors. */
 typedef void channels_add_function(const uint8_t *addend, size_t planes, uint8_t *sum);
 
+/* words[w][i] = word w of vector i, of all vectors i < count, a multiple of 8. */
+typedef void channels_split_function(const uint8_t *vectors, size_t count, uint64_t (*words)[64]);
+
 /* The counters of up to 64 pixels, and 64 of their filters, as dot products: dots[filter][pixel] is
  * 2 ((counters + add[pixel]) mod 2^planes) - inside[pixel].
  * from: a word of the first pixel's lowest plane; those of the other planes, and pixels, are each so many bytes away.
@@ -70,7 +74,16 @@ typedef struct channels_steps {
     channels_count_function *count;
     channels_add_function *add;
     channels_expand_function *expand;
+    channels_split_function *split;
 } channels_steps;
+
+enum { MOST_LANE_WORDS = 8 };
+
+static inline void channels_split(const uint8_t *vectors, size_t lane_words, size_t count, uint64_t (*words)[64]) {
+    for (size_t i = 0; i < count; i++, vectors += 8 * lane_words)
+        for (size_t w = 0; w < lane_words; w++)
+            words[w][i] = load_word(vectors + 8 * w, 8);
+}
 
 extern const channels_steps channels_portable;
 channels_list_function channels_list_portable;
