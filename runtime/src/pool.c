@@ -78,16 +78,6 @@ static void or_shifted(uint64_t *to, const uint64_t *from, size_t words, int64_t
     }
 }
 
-/* The bits at even positions, in the low half of the word. */
-static uint64_t even_bits(uint64_t word) {
-    word &= 0x5555555555555555;
-    word = (word | word >> 1) & 0x3333333333333333;
-    word = (word | word >> 2) & 0x0f0f0f0f0f0f0f0f;
-    word = (word | word >> 4) & 0x00ff00ff00ff00ff;
-    word = (word | word >> 8) & 0x0000ffff0000ffff;
-    return (word | word >> 16) & 0x00000000ffffffff;
-}
-
 /* Bits first, first + stride, ...: `count` <= 64 of them; 0 beyond the row. */
 static uint64_t pick_bits(const uint64_t *row, size_t words, size_t first, size_t stride, size_t count) {
     uint64_t picked = 0;

@@ -12,6 +12,9 @@
 static inline size_t sign_bytes(size_t count) { return count / 8 + (count % 8 != 0); }
 static inline size_t sign_words(size_t count) { return count / 64 + (count % 64 != 0); }
 
+/* Bit i of a packed row. */
+static inline int sign_bit(const uint8_t *row, size_t i) { return row[i / 8] >> i % 8 & 1; }
+
 /* A word whose lowest `count` bits are set. */
 static inline uint64_t low_bits(size_t count) { return count >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1; }
 
@@ -74,6 +77,16 @@ static inline unsigned popcount(uint64_t word) {
     word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
     word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
     return (unsigned)(word * 0x0101010101010101 >> 56);
+}
+
+/* Every second bit, in the lower half. */
+static inline uint64_t even_bits(uint64_t word) {
+    word &= 0x5555555555555555;
+    word = (word | word >> 1) & 0x3333333333333333;
+    word = (word | word >> 2) & 0x0f0f0f0f0f0f0f0f;
+    word = (word | word >> 4) & 0x00ff00ff00ff00ff;
+    word = (word | word >> 8) & 0x0000ffff0000ffff;
+    return (word | word >> 16) & 0x00000000ffffffff;
 }
 
 /* Writes bits one after the other into words, each word being stored when it is full. */

@@ -109,8 +109,6 @@ double channels_differing(const bnncc_conv_params *params, const uint8_t *x, siz
     return differing / (double)divide_up(maps, step);
 }
 
-static int weight_bit(const uint8_t *filter, size_t position) { return filter[position / 8] >> position % 8 & 1; }
-
 /* The planes of one group from its filters. */
 static void place_weights(const channels_plan *plan, const uint8_t *weight, uint8_t *planes) {
     const size_t lanes = 8 * plan->lane_bytes, filter_bytes = sign_bytes(plan->length);
@@ -122,7 +120,7 @@ static void place_weights(const channels_plan *plan, const uint8_t *weight, uint
         for (size_t position = 0; position < plan->length; position++) {
             const size_t channel = position / plan->taps, tap = position % plan->taps;
             uint8_t *byte = block + tap * plan->tap_bytes + (1 + channel) * plan->lane_bytes;
-            if (!weight_bit(weight, position))
+            if (!sign_bit(weight, position))
                 byte += complements;
             *byte |= (uint8_t)(1u << lane % 8);
         }

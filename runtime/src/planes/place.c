@@ -118,16 +118,6 @@ static uint64_t row_bits(const uint8_t *row, int64_t width, int64_t first, uint6
     return (word << skip & inside) | (padding & ~inside);
 }
 
-/* Every second bit, in the lower half. */
-static uint64_t even_bits(uint64_t word) {
-    word &= 0x5555555555555555;
-    word = (word | word >> 1) & 0x3333333333333333;
-    word = (word | word >> 2) & 0x0f0f0f0f0f0f0f0f;
-    word = (word | word >> 4) & 0x00ff00ff00ff00ff;
-    word = (word | word >> 8) & 0x0000ffff0000ffff;
-    return (word | word >> 16) & 0x00000000ffffffff;
-}
-
 /* Every second, third, ... bit of a row from a position that may lie outside it: up to 64 output pixels. */
 static uint64_t thin_out(const uint8_t *row, int64_t width, int64_t first, int64_t stride, uint64_t padding,
                          size_t count) {
