@@ -18,6 +18,7 @@ from bnncc import runtime
         ("test_kernels", ["1500"]),
         ("test_memory", []),
         ("test_planes", ["400"]),
+        ("test_threads", []),
         ("test_trees", []),
         ("fuzz", ["10000"]),
         ("test_api", None),

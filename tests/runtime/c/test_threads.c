@@ -1,0 +1,53 @@
+/* What an op expects of onnxruntime's threads, from those that have come for earlier runs. */
+#include "ort/threads.h"
+#include "support.h"
+
+#include <pthread.h>
+
+static void no_work(void *argument, size_t index) {
+    (void)argument;
+    (void)index;
+}
+
+static void *take_task(void *watch) {
+    threads_task(watch, 1);
+    return NULL;
+}
+
+/* A run whose tasks the caller does, and so many other threads. Threads that have ended may share an identity, so all
+ * are alive at once. */
+static size_t run(threads_seen *seen, size_t others) {
+    const size_t expected = threads_expected(seen);
+    threads_watch watch = {.task = no_work};
+    pthread_t threads[4];
+    threads_task(&watch, 0);
+    threads_task(&watch, 0); /* who comes twice counts once */
+    for (size_t i = 0; i < others; i++)
+        if (pthread_create(&threads[i], NULL, take_task, &watch))
+            abort();
+    for (size_t i = 0; i < others; i++)
+        pthread_join(threads[i], NULL);
+    threads_note(seen, &watch);
+    return expected;
+}
+
+int main(void) {
+    tally tally = {0, 0};
+    threads_seen seen = {0};
+    const size_t first = run(&seen, 0);
+    CHECK(&tally, first >= 1, "%zu threads are expected at first", first);
+    run(&seen, 0);
+    CHECK(&tally, run(&seen, 0) == first, "two runs alone change what is expected");
+    CHECK(&tally, run(&seen, 0) == 1, "after three runs alone others are expected");
+    size_t runs = 4;
+    for (; runs < 1000 && threads_expected(&seen) == 1; runs++)
+        ;
+    CHECK(&tally, first == 1 || runs < 1000, "others are never asked for again");
+    run(&seen, 1); /* others come at last */
+    const size_t then = run(&seen, 1);
+    CHECK(&tally, then == 2, "%zu threads are expected where two have come", then);
+    for (size_t i = 0; i < 3; i++)
+        run(&seen, 0);
+    CHECK(&tally, run(&seen, 0) == 1, "others are expected that do not come any more");
+    return finish(&tally, "test_threads");
+}
