@@ -40,15 +40,24 @@ class FoldBatchNorm:
 
 def _comes_from_binary_layers(tensor: gs.Tensor) -> bool:
     """Whether only per-channel ops, and their sums, lie between binary layers and the tensor."""
-    node = g.producer(tensor)
-    if node is None or bl.is_binary(node):
-        return node is not None
-    data = ew.data_input(node)
-    if data is not None:
-        return _comes_from_binary_layers(data)
-    if node.op in ("Gather", "Mul") and isinstance(node.inputs[1], gs.Constant):  # the sum of a window, for each filter
-        return _comes_from_binary_layers(node.inputs[0])
-    return node.op == "Add" and all(_comes_from_binary_layers(source) for source in node.inputs)
+    left, seen = [tensor], set()
+    while left:
+        node = g.producer(left.pop())
+        if node is None:
+            return False
+        if bl.is_binary(node) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        data = ew.data_input(node)
+        if data is not None:
+            left.append(data)
+        elif node.op in ("Gather", "Mul") and isinstance(node.inputs[1], gs.Constant):
+            left.append(node.inputs[0])  # the sum of a window, for each filter
+        elif node.op == "Add":
+            left += node.inputs
+        else:
+            return False
+    return True
 
 
 def _fold(graph: gs.Graph, norm: gs.Node, context: Context) -> str | None:

@@ -7,8 +7,9 @@
  * Limits. Every dimension, stride, dilation, pad and batch is at most 2^31 - 1, and a filter has at most 2^24 weights,
  * so that every dot product is an integer which float32 holds exactly. What exceeds them is BNNCC_INVALID_ARGUMENT.
  *
- * Every function is re-entrant; the library has no mutable state. Objects are immutable once created, so one object
- * may be run by many threads at once. Errors are returned, never printed; no function aborts.
+ * Every function is re-entrant. Objects are immutable once created, so one object may be run by many threads at once.
+ * The only state is working memory, of up to 16 runs at a time and 16 MiB each, that is kept for later runs until the
+ * library is unloaded. Errors are returned, never printed; no function aborts.
  */
 #ifndef BNNCC_H
 #define BNNCC_H

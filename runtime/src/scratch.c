@@ -7,9 +7,18 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* As many blocks are kept as runs have been at the same time, up to MOST_KEPT, none of them larger than LARGEST_KEPT:
- * the page faults of larger ones are little beside the work that they are for. */
+/* As many blocks are kept as runs have been at the same time, up to MOST_KEPT, none of them larger than LARGEST_KEPT.
+ */
 enum { MOST_KEPT = 16, LARGEST_KEPT = 16 << 20 };
+
+/* Where reading beyond what a run has asked for is to be noticed, nothing is kept. */
+#if defined(__has_feature)
+#define KEEPS (!__has_feature(address_sanitizer))
+#elif defined(__SANITIZE_ADDRESS__)
+#define KEEPS 0
+#else
+#define KEEPS 1
+#endif
 
 /* Memory follows its header, which takes a cache line of its own. */
 typedef struct scratch_block {
@@ -44,7 +53,7 @@ void scratch_give(void *memory) {
     if (!memory)
         return;
     scratch_block *block = (scratch_block *)memory - 1;
-#if !defined(__SANITIZE_ADDRESS__) /* where reading beyond what a run has asked for is to be noticed */
+#if KEEPS
     for (size_t i = 0; i < MOST_KEPT && block->bytes <= LARGEST_KEPT; i++) {
         scratch_block *none = NULL;
         if (atomic_compare_exchange_strong(&kept[i], &none, block))

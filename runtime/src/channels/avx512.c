@@ -1,5 +1,4 @@
 /* The channel kernel's steps for AVX-512: blocks of 512 filters. */
-#include "cpu.h"
 #include "signs.h"
 #include "steps.h"
 
@@ -62,17 +61,14 @@ __attribute__((always_inline)) static inline void list_pair(const uint64_t *firs
     }
 }
 
-VBMI2 static void list_vbmi2(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
-                             const uint16_t *offsets, size_t channels, channels_list *list) {
+VBMI2 void channels_list_vbmi2(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
+                               const uint16_t *offsets, size_t channels, channels_list *list) {
     list_pair(first, second, reference, offsets, channels, list, compress_vbmi2);
 }
 
 TARGET void channels_list_avx512(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
                                  const uint16_t *offsets, size_t channels, channels_list *list) {
-    if (cpu_has_avx512vbmi2())
-        list_vbmi2(first, second, reference, offsets, channels, list);
-    else
-        list_pair(first, second, reference, offsets, channels, list, compress);
+    list_pair(first, second, reference, offsets, channels, list, compress);
 }
 
 TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps, size_t tap_step, uint16_t **ends) {
@@ -197,5 +193,8 @@ TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)
 
 const channels_steps channels_avx512 = {
     64, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512, split,
+};
+const channels_steps channels_avx512_vbmi2 = {
+    64, channels_list_vbmi2, channels_join_avx512, count, add, channels_expand_avx512, split,
 };
 #endif

@@ -1,6 +1,7 @@
 /* The channel kernel's convolution: its planes of weights, and the bounds that thresholds set. */
 #include "channels.h"
 #include "checked.h"
+#include "cpu.h"
 #include "signs.h"
 #include "steps.h"
 #include "windows.h"
@@ -10,6 +11,8 @@
 
 const channels_steps *channels_steps_for(bnncc_isa isa, size_t filters) {
 #if defined(__x86_64__)
+    if (isa == BNNCC_ISA_AVX512VPOPCNTDQ && cpu_has_avx512vbmi2())
+        return filters > 256 ? &channels_avx512_vbmi2 : &channels_avx512vl_vbmi2;
     if (isa == BNNCC_ISA_AVX512BW || isa == BNNCC_ISA_AVX512VPOPCNTDQ)
         return filters > 256 ? &channels_avx512 : &channels_avx512vl;
     if (isa == BNNCC_ISA_AVX2)

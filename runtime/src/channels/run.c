@@ -28,6 +28,7 @@ typedef struct channels_job {
     size_t list_bytes;
     size_t lists_of_row;  /* of an input row: the pairs of pixels that begin at so many columns, the first in padding */
     size_t vectors_bytes; /* of one count: 1 + counters planes */
+    bool keeps_counts;    /* from one chunk of taps to the next, or for floats */
     /* Where a piece's parts are in its memory. */
     size_t pixels, lists, tap_lists, joined, offsets, tap_sums, starts, signs, counts, add, inside;
     size_t part_numbers; /* room in a part of a joined list */
@@ -205,11 +206,10 @@ static void prepare(channels_band *band) {
 
 /* ---- Counting ---------------------------------------------------------------------------------------------------- */
 
-/* The taps of some windows of a row: rows of taps that count, and the number of the list of the windows' first pixels
- * for a tap in the kernel's first column; -1 where the row is in the padding. */
+/* The rows of taps that count in the windows of an output row, and the input row of the first row of taps. */
 typedef struct row_taps {
     int64_t begin, end;
-    int64_t input_row; /* of the first row of taps, counted from the band's first */
+    int64_t input_row; /* counted from the band's first; those outside it are in the padding */
 } row_taps;
 
 static row_taps taps_of_row(const channels_band *band, size_t row) {
@@ -270,7 +270,7 @@ static void count_taps(const channels_band *band, size_t block, const row_taps *
     const size_t pixel = row * plan->out_width + column, windows = smaller(2, plan->out_width - column);
     for (size_t window = 0; window < windows; window++) {
         const size_t p = pixel + window;
-        uint8_t *count = band->counts + p * job->vectors_bytes;
+        uint8_t *count = job->keeps_counts ? band->counts + p * job->vectors_bytes : NULL;
         pair.start[window] = count;
         if (first) {
             const uint32_t class = conv->column_class[column + window];
@@ -449,8 +449,8 @@ static void lay_out(channels_job *job, bool *overflow) {
     job->starts = reserve(&bytes, conv->column_classes, job->vectors_bytes, overflow);
     job->signs = reserve(&bytes, job->y ? 0 : times(out_positions, plan->blocks, overflow), plan->lane_bytes, overflow);
     const size_t pixels = times(job->band_rows, plan->out_width, overflow);
-    const bool counts_kept = job->y || plan->chunk_taps < plan->taps;
-    job->counts = reserve(&bytes, counts_kept ? pixels : 2, job->vectors_bytes, overflow);
+    job->keeps_counts = job->y || plan->chunk_taps < plan->taps;
+    job->counts = reserve(&bytes, job->keeps_counts ? pixels : 0, job->vectors_bytes, overflow);
     job->add = reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->inside = reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->piece_bytes = bytes;

@@ -90,7 +90,8 @@ channels_list_function channels_list_portable;
 channels_join_function channels_join_portable;
 #if defined(__x86_64__)
 extern const channels_steps channels_avx2, channels_avx512vl, channels_avx512;
-channels_list_function channels_list_avx512;
+extern const channels_steps channels_avx512vl_vbmi2, channels_avx512_vbmi2; /* which compress bytes */
+channels_list_function channels_list_avx512, channels_list_vbmi2;
 channels_join_function channels_join_avx512;
 channels_expand_function channels_expand_avx512;
 #endif

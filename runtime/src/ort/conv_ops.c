@@ -194,7 +194,7 @@ static bnncc_status run(const void *state, op_call *call, bnncc_error *error) {
         status = call_layer_outputs(call, dims, 4, &y, &bits, error);
     if (status != BNNCC_OK || is_empty(dims, 4))
         return status;
-    const bnncc_parallel parallel = call_parallel(call);
+    const bnncc_parallel parallel = call_parallel(call, &input);
     return bnncc_conv_run(op->conv, input.data, residual.data, input.dims[0], input.dims[2], y, bits, &parallel, error);
 }
 

@@ -94,7 +94,7 @@ static bnncc_status run(const void *state, op_call *call, bnncc_error *error) {
     status = call_layer_outputs(call, dims, 2, &y, &bits, error);
     if (status != BNNCC_OK || is_empty(dims, 2))
         return status;
-    const bnncc_parallel parallel = call_parallel(call);
+    const bnncc_parallel parallel = call_parallel(call, &input);
     return bnncc_linear_run(op->linear, input.data, input.dims[0], y, bits, &parallel, error);
 }
 

@@ -21,6 +21,7 @@ struct op_call {
     struct OrtKernelContext *context;
     const op_spec *spec;
     threads_seen *threads;
+    size_t size;                        /* of the input, which the work goes with */
     struct OrtStatus *parallel_failure; /* of the hook, which can return none */
 };
 
@@ -368,7 +369,7 @@ bnncc_status call_layer_outputs(const op_call *call, const int64_t *dims, size_t
 
 static void run_tasks(void *context, void (*task)(void *argument, size_t index), void *argument, size_t count) {
     op_call *call = context;
-    threads_watch watch = {.task = task, .argument = argument};
+    threads_watch watch = {.task = task, .argument = argument, .size = call->size};
     /* 0 batches: onnxruntime hands out single tasks to the session's threads; with one thread it is a plain loop. */
     struct OrtStatus *status = call->api->kernel_context_parallel_for(call->context, threads_task, count, 0, &watch);
     threads_note(call->threads, &watch);
@@ -380,8 +381,12 @@ static void run_tasks(void *context, void (*task)(void *argument, size_t index),
         call->parallel_failure = status;
 }
 
-bnncc_parallel call_parallel(op_call *call) {
-    return (bnncc_parallel){.run = run_tasks, .context = call, .threads = threads_expected(call->threads)};
+bnncc_parallel call_parallel(op_call *call, const op_tensor *input) {
+    bool overflow = false;
+    call->size = 1;
+    for (size_t i = 0; i < input->rank; i++)
+        call->size = times(call->size, (size_t)input->dims[i], &overflow);
+    return (bnncc_parallel){.run = run_tasks, .context = call, .threads = threads_expected(call->threads, call->size)};
 }
 
 /* ---- While shapes are inferred -------------------------------------------------------------------------------------

@@ -105,8 +105,8 @@ bnncc_status call_output(const op_call *call, size_t index, const int64_t *dims,
 /* The outputs that a layer's op has: floats of these dimensions, and packed signs of the same; NULL for no such one. */
 bnncc_status call_layer_outputs(const op_call *call, const int64_t *dims, size_t rank, float **y, uint8_t **bits,
                                 bnncc_error *error);
-/* onnxruntime's own threads. */
-bnncc_parallel call_parallel(op_call *call);
+/* onnxruntime's own threads, for work that goes with an input's size. */
+bnncc_parallel call_parallel(op_call *call, const op_tensor *input);
 /* Whether a tensor of these dimensions has no element. */
 bool is_empty(const int64_t *dims, size_t rank);
 

@@ -89,7 +89,7 @@ static bnncc_status run(const void *state, op_call *call, bnncc_error *error) {
     status = call_output(call, 0, dims, 4, &bits, error);
     if (status != BNNCC_OK || is_empty(dims, 4))
         return status;
-    const bnncc_parallel parallel = call_parallel(call);
+    const bnncc_parallel parallel = call_parallel(call, &input);
     return bnncc_max_pool_signs(&params, input.data, input.dims[0], bits, &parallel, error);
 }
 

@@ -89,7 +89,7 @@ static bnncc_status run_binarize(const void *state, op_call *call, bnncc_error *
         .direction = op->direction,
         .direction_count = op->direction_count,
     };
-    const bnncc_parallel parallel = call_parallel(call);
+    const bnncc_parallel parallel = call_parallel(call, &input);
     return bnncc_binarize(&params, input.data, input.dims[0], bits, op->isa, &parallel, error);
 }
 
@@ -147,7 +147,7 @@ static bnncc_status run_unpack(const void *state, op_call *call, bnncc_error *er
     int64_t rows = 1;
     for (size_t i = 0; i + 1 < input.rank; i++)
         rows *= dims[i];
-    const bnncc_parallel parallel = call_parallel(call);
+    const bnncc_parallel parallel = call_parallel(call, &input);
     return bnncc_unpack_signs(input.data, rows, op->width, signs, &parallel, error);
 }
 

@@ -2,22 +2,31 @@
  */
 #define _POSIX_C_SOURCE 200809L /* sysconf, pthread_self */
 #include "threads.h"
+#include "checked.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <unistd.h>
 
-enum { PATIENCE = 3, ASK_AGAIN = 64 };
+enum { PATIENCE = 3, FIRST_GUESS = 8, ASK_FIRST = 64, ASK_LEAST = 4096 };
 static const size_t most_threads = sizeof((threads_watch *)0)->come / sizeof(_Atomic size_t);
 
-size_t threads_expected(threads_seen *seen) {
+/* The 64th run, the 128th, ..., and then every 4096th. */
+static bool asks_again(unsigned run) { return run >= ASK_FIRST && ((run & (run - 1)) == 0 || run % ASK_LEAST == 0); }
+
+size_t threads_expected(threads_seen *seen, size_t size) {
     const unsigned run = atomic_fetch_add_explicit(&seen->runs, 1, memory_order_relaxed);
-    const unsigned most = atomic_load_explicit(&seen->most, memory_order_relaxed);
-    const unsigned alone = atomic_load_explicit(&seen->alone, memory_order_relaxed);
-    if (run % ASK_AGAIN == 0 || (most < 2 && alone < PATIENCE)) {
-        const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-        return cpus < 1 ? 1 : (size_t)cpus < most_threads ? (size_t)cpus : most_threads;
-    }
-    return alone < PATIENCE ? most : 1;
+    const size_t most = atomic_load_explicit(&seen->most, memory_order_relaxed);
+    const bool alone = atomic_load_explicit(&seen->alone, memory_order_relaxed) >= PATIENCE &&
+                       size <= atomic_load_explicit(&seen->alone_size, memory_order_relaxed);
+    const bool asks = asks_again(run);
+    if (alone && !asks)
+        return 1;
+    if (most && !asks)
+        return most;
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    const size_t cpus = smaller(online < 1 ? 1 : (size_t)online, most_threads);
+    return smaller(cpus, 2 * most > FIRST_GUESS ? 2 * most : FIRST_GUESS);
 }
 
 void threads_task(void *argument, size_t index) {
@@ -36,10 +45,14 @@ void threads_note(threads_seen *seen, threads_watch *watch) {
     while (count < most_threads && atomic_load_explicit(&watch->come[count], memory_order_relaxed))
         count++;
     if (count < 2) {
+        size_t size = atomic_load_explicit(&seen->alone_size, memory_order_relaxed);
+        while (size < watch->size && !atomic_compare_exchange_weak(&seen->alone_size, &size, watch->size))
+            ;
         atomic_fetch_add_explicit(&seen->alone, 1, memory_order_relaxed);
         return;
     }
     atomic_store_explicit(&seen->alone, 0, memory_order_relaxed);
+    atomic_store_explicit(&seen->alone_size, 0, memory_order_relaxed);
     unsigned most = atomic_load_explicit(&seen->most, memory_order_relaxed);
     while (most < count && !atomic_compare_exchange_weak(&seen->most, &most, count))
         ;

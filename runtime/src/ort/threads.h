@@ -8,19 +8,22 @@
 
 /* What has been seen of one op. To be zero at first; runs of several threads may share it. */
 typedef struct threads_seen {
-    atomic_uint runs;  /* expectations so far */
-    atomic_uint most;  /* threads that have taken part in a run, lately */
-    atomic_uint alone; /* runs one after the other in which none did but the caller */
+    atomic_uint runs;          /* expectations so far */
+    atomic_uint most;          /* threads that have taken part in a run */
+    atomic_uint alone;         /* runs one after the other in which none did but the caller ... */
+    _Atomic size_t alone_size; /* ... and the size of the largest of them */
 } threads_seen;
 
-/* How many threads a run may count on: at first as many as there are CPUs, then as many as have come. Threads that do
- * not, whether there are none or they sleep too deeply for such a short run, are asked for again from time to time. */
-size_t threads_expected(threads_seen *seen);
+/* How many threads a run may count on, whose work goes with `size`: at first as many as there are CPUs, eight at most,
+ * then as many as have come. Threads that do not, whether there are none or they sleep too deeply for so short a run,
+ * are counted on again for larger runs, and now and then, ever more seldom. */
+size_t threads_expected(threads_seen *seen, size_t size);
 
 /* One run's tasks, and the threads that have come for them. */
 typedef struct threads_watch {
     void (*task)(void *argument, size_t index);
     void *argument;
+    size_t size;
     _Atomic size_t come[64];
 } threads_watch;
 

@@ -12,9 +12,9 @@
  *     plane(p, n)             load, inverted where n (a constant) is 1 unless full_add sees to it
  *     FETCHES_WORDS           where it is faster to load four numbers of planes at a time and take them apart
  * and the includer
- *     FETCH(n)                begins a unit of n planes; FETCH_INDICES(n, unit, index) does for a list of 16-bit
- * numbers PLANE(k, n)             the unit's plane k, as plane() gives it; INDEX(unit, k) is its number L how many
- * counters there are: c0 to c(L - 1), of which plane k holds bit k of every count
+ *     FETCH(n)                begins a unit of n planes, as FETCH_INDICES does for a list of 16-bit numbers
+ *     PLANE(k, n)             the unit's plane k, as plane() gives it; INDEX(unit, k) is its number in such a list
+ *     L                       how many counters there are: c0 to c(L - 1), of which plane k holds bit k of every count
  *
  * Planes come in units of 16, whose adders form a tree so that few of them wait for another, and of 8. */
 #ifndef BNNCC_ADDERS_H

@@ -1,6 +1,5 @@
 /* Packing signs: from vectors of a sheet's rows back to rows of NCHW maps. */
 #include "checked.h"
-#include "cpu.h"
 #include "run.h"
 
 #if defined(__x86_64__)
@@ -107,7 +106,7 @@ void planes_choose_packing(planes_sheet *sheet) {
 #if defined(__x86_64__)
     const planes_job *job = sheet->job;
     const planes_plan *plan = &job->conv->plan;
-    if (!job->bits || plan->isa < BNNCC_ISA_AVX512BW || !cpu_has_avx512vbmi())
+    if (!job->bits || !planes_permute_bytes(plan))
         return;
     if (plan->pitch < 8 && job->rows <= 2) {
         sheet->packing = PACK_PERMUTED;

@@ -1,6 +1,5 @@
 /* Preparing planes: from packed rows of NCHW maps to a sheet's vectors, shifted for every column of the kernel. */
 #include "checked.h"
-#include "cpu.h"
 #include "run.h"
 
 #if defined(__x86_64__)
@@ -383,13 +382,13 @@ void planes_choose_placing(planes_sheet *sheet) {
     const bool few_columns = plan->params.kernel_shape[1] <= MOST_COLUMNS;
     if (!plan->narrow || !few_columns || plan->isa < BNNCC_ISA_AVX512BW)
         return;
-    if (plan->pitch == 8 && plan->lane_bytes == 64 && cpu_has_avx512vbmi()) {
+    if (plan->pitch == 8 && plan->lane_bytes == 64 && planes_permute_bytes(plan)) {
         sheet->placing = PLACE_TRANSPOSED;
         find_slot_rows(sheet);
     } else if (plan->pitch == 8) {
         sheet->placing = PLACE_GATHERED;
         find_gathers(sheet);
-    } else if (job->height <= 128 / sign_bytes((size_t)plan->params.width) && cpu_has_avx512vbmi()) {
+    } else if (job->height <= 128 / sign_bytes((size_t)plan->params.width) && planes_permute_bytes(plan)) {
         sheet->placing = PLACE_PERMUTED;
         find_permutations(sheet);
     }

@@ -2,10 +2,11 @@
 #ifndef BNNCC_PLANES_RUN_H
 #define BNNCC_PLANES_RUN_H
 
+#include "cpu.h"
 #include "program.h"
 #include "signs.h"
 
-/* Channels that are prepared at a time, columns of kernels that PLACE_GATHERED and PLACE_PERMUTED can prepare, and
+/* Channels that are prepared at a time, columns of kernels that all but PLACE_WIDE and PLACE_NARROW can prepare, and
  * channels that are expanded to floats at a time. */
 enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8, EXPAND_CHUNK = 16 };
 
@@ -98,6 +99,12 @@ typedef struct planes_sheet {
     planes_packing *packings; /* [packing_count] */
     size_t packing_count;
 } planes_sheet;
+
+/* Whether bytes can be permuted across a vector. CPUs with AVX-512BW alone cannot, and so it is where that is forced.
+ */
+static inline bool planes_permute_bytes(const planes_plan *plan) {
+    return plan->isa == BNNCC_ISA_AVX512VPOPCNTDQ && cpu_has_avx512vbmi();
+}
 
 /* Chooses how a described sheet's planes are prepared. */
 void planes_choose_placing(planes_sheet *sheet);

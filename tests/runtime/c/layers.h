@@ -5,6 +5,7 @@
 
 #include "orders.h"
 #include "random_steps.h"
+#include "scratch.h"
 
 #include <string.h>
 
@@ -29,7 +30,10 @@ static inline void draw_shape(random_state *random, int64_t most_filters, layer 
     const int64_t sizes[] = {1, 5, 7, 8, 14, 15, 28, 33, 56, 60};
     bnncc_conv_params p = {.pad_value = random_between(random, -1, 1)};
     p.group = random_one_in(random, 3) ? random_between(random, 2, 3) : 1;
-    p.in_channels = p.group * random_between(random, 1, random_one_in(random, 4) ? 90 : 12);
+    p.in_channels = p.group * random_between(random, 1,
+                                             random_one_in(random, 50)  ? 700
+                                             : random_one_in(random, 4) ? 90
+                                                                        : 12);
     p.out_channels = p.group * random_between(random, 1, random_one_in(random, 3) ? most_filters : 12);
     for (int i = 0; i < 2; i++) {
         p.kernel_shape[i] = random_between(random, 1, random_one_in(random, 3) ? 7 : 3);
@@ -147,6 +151,15 @@ static inline bool run_reference(tally *tally, random_state *random, layer *made
     return fits;
 }
 
+/* Leaves memory for the next run that nothing may be expected of. */
+static inline void soil_scratch(void) {
+    const size_t bytes = (size_t)1 << 20;
+    void *memory = scratch_take(bytes, 1);
+    if (memory)
+        memset(memory, 0xa5, bytes);
+    scratch_give(memory);
+}
+
 /* A kernel's run of a layer: the outputs are given or NULL as the reference's are; the residual may be y. */
 typedef bnncc_status run_layer(void *kernel, const layer *made, const float *residual, float *y, uint8_t *bits,
                                const bnncc_parallel *parallel, bnncc_error *error);
@@ -166,6 +179,7 @@ static inline void check_layer(tally *tally, random_state *random, const layer *
     const bool in_place = made->residual && random_one_in(random, 2);
     if (in_place)
         memcpy(y, made->residual, made->y_size);
+    soil_scratch();
     const bnncc_status status = run(kernel, made, in_place ? y : made->residual, y, bits, parallel_of(order), &error);
     CHECK(tally,
           !status && (!y || !memcmp(y, made->y, made->y_size)) && (!bits || !memcmp(bits, made->bits, made->bits_size)),

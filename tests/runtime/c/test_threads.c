@@ -16,9 +16,9 @@ static void *take_task(void *watch) {
 
 /* A run whose tasks the caller does, and so many other threads. Threads that have ended may share an identity, so all
  * are alive at once. */
-static size_t run(threads_seen *seen, size_t others) {
-    const size_t expected = threads_expected(seen);
-    threads_watch watch = {.task = no_work};
+static size_t run(threads_seen *seen, size_t size, size_t others) {
+    const size_t expected = threads_expected(seen, size);
+    threads_watch watch = {.task = no_work, .size = size};
     pthread_t threads[4];
     threads_task(&watch, 0);
     threads_task(&watch, 0); /* who comes twice counts once */
@@ -34,20 +34,21 @@ static size_t run(threads_seen *seen, size_t others) {
 int main(void) {
     tally tally = {0, 0};
     threads_seen seen = {0};
-    const size_t first = run(&seen, 0);
+    const size_t first = run(&seen, 10, 0);
     CHECK(&tally, first >= 1, "%zu threads are expected at first", first);
-    run(&seen, 0);
-    CHECK(&tally, run(&seen, 0) == first, "two runs alone change what is expected");
-    CHECK(&tally, run(&seen, 0) == 1, "after three runs alone others are expected");
-    size_t runs = 4;
-    for (; runs < 1000 && threads_expected(&seen) == 1; runs++)
+    run(&seen, 20, 0);
+    CHECK(&tally, run(&seen, 10, 0) == first, "two runs alone change what is expected");
+    CHECK(&tally, run(&seen, 20, 0) == 1, "after three runs alone others are expected");
+    CHECK(&tally, threads_expected(&seen, 21) == first, "others are not expected of a larger run");
+    size_t runs = 5;
+    while (runs++ < 100 && threads_expected(&seen, 20) == 1)
         ;
-    CHECK(&tally, first == 1 || runs < 1000, "others are never asked for again");
-    run(&seen, 1); /* others come at last */
-    const size_t then = run(&seen, 1);
+    CHECK(&tally, first == 1 || runs == 65, "others are asked for again at run %zu", runs);
+    run(&seen, 20, 1); /* others come at last */
+    const size_t then = run(&seen, 10, 1);
     CHECK(&tally, then == 2, "%zu threads are expected where two have come", then);
     for (size_t i = 0; i < 3; i++)
-        run(&seen, 0);
-    CHECK(&tally, run(&seen, 0) == 1, "others are expected that do not come any more");
+        run(&seen, 20, 0);
+    CHECK(&tally, run(&seen, 20, 0) == 1, "others are expected that do not come any more");
     return finish(&tally, "test_threads");
 }
