@@ -19,6 +19,7 @@ from bnncc.runtime import Conv2d, selected_isa
 from bnncc.timing import cpu_name, interleave, turn
 
 _SECONDS = 0.1  # of timing a layer
+_CLEARLY_FASTER = 0.95  # of the time of what the library chooses by itself
 _CALLS = 5  # of a turn
 
 
@@ -37,7 +38,7 @@ def describe_kernels(model: onnx.ModelProto, layers: Iterable[LayerReport]) -> N
         estimates = layer.library.estimates(1, height)
         report.kernel = next(iter(estimates))
         if layer.kernel is None:
-            report.kernel_reason = f"estimated: {_times(estimates)} ({selected_isa()})"
+            report.kernel_reason = report.kernel_reason or f"estimated: {_times(estimates)} ({selected_isa()})"
         elif not report.kernel.startswith(layer.kernel):
             report.kernel_reason = f"{layer.kernel!r}, which was chosen for it, cannot be had: {_times(estimates)}"
         elif not report.kernel_reason:
@@ -54,8 +55,9 @@ def tune(
 ) -> None:
     """Time every kernel that each binary convolution of a compiled model could use, and name the fastest in its op.
 
-    They run on one thread, in turns, on the activations that `feeds` (of `batch` samples) bring to the layer. `name` is
-    the model's in errors.
+    They run on one thread, in turns, on the activations that `feeds` (of `batch` samples) bring to the layer. Where
+    none is clearly faster than what the library chooses by itself, which goes by each run's batch, none is named.
+    `name` is the model's in errors.
     """
     reports = {report.compiled_node: report for report in layers}
     convolutions = [layer for layer in compiled_layers(model) if isinstance(layer.library, Conv2d)]
@@ -63,25 +65,33 @@ def tune(
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for number, layer in enumerate(convolutions, 1):
         progress(f"tune: layer {number} of {len(convolutions)}: {layer.node.name}")
-        times = _time(layer, constants, recorded)
+        times, own_choice = _time(layer, constants, recorded)
         best = next(iter(times))
         kept = [item for item in layer.node.attribute if item.name != KERNEL]
         del layer.node.attribute[:]
-        layer.node.attribute.extend([*kept, onnx.helper.make_attribute(KERNEL, best)])
+        layer.node.attribute.extend(kept)
+        named = times[best] < _CLEARLY_FASTER * own_choice
+        if named:
+            layer.node.attribute.append(onnx.helper.make_attribute(KERNEL, best))
         report = reports.get(layer.node.name)
         if report is not None:
-            report.kernel_reason = f"timed with a batch of {batch}: {_times(times)} ({cpu_name()}, {selected_isa()})"
+            timed = f"timed with a batch of {batch}: {_times(times)} ({cpu_name()}, {selected_isa()})"
+            report.kernel_reason = timed if named else f"{timed}; left to the library: {own_choice * 1e6:.3g} us"
 
 
-def _time(layer: CompiledLayer, constants: Mapping[str, onnx.TensorProto], inputs: Feeds) -> dict[str, float]:
-    """Median seconds of each kernel, the fastest first."""
+def _time(
+    layer: CompiledLayer, constants: Mapping[str, onnx.TensorProto], inputs: Feeds
+) -> tuple[dict[str, float], float]:
+    """Median seconds of each kernel, the fastest first, and of the one that the library chooses by itself."""
     batch, _, height, _ = inputs[layer.source].shape
     free = compiled_layer(layer.node, constants, "auto")
     kernels = list(free.library.estimates(batch, height))
     runs = [compiled_layer(layer.node, constants, kernel).bind(inputs)[0] for kernel in kernels]
-    series = interleave([turn(run, _CALLS) for run in runs], min_time=_SECONDS)
-    medians = {kernel: float(np.median(times)) for kernel, times in zip(kernels, series, strict=True)}
-    return dict(sorted(medians.items(), key=lambda item: item[1]))
+    runs.append(free.bind(inputs)[0])
+    *medians, own_choice = (
+        float(np.median(times)) for times in interleave([turn(run, _CALLS) for run in runs], min_time=_SECONDS)
+    )
+    return dict(sorted(zip(kernels, medians, strict=True), key=lambda item: item[1])), own_choice
 
 
 def _times(seconds: dict[str, float]) -> str:

@@ -308,15 +308,16 @@ def print_profile(model: str, report: ProfileReport, console: Console) -> None:
     least = longest[-1].median_us if longest else 0.0
     shown = [op for op in report.ops if op.median_us >= least][:_OPS_SHOWN]
     rows = table(f"Ops of {model}")
-    rows.add_column("node", no_wrap=True)
-    rows.add_column("op", no_wrap=True)
-    rows.add_column("kernels it may use", no_wrap=True)
-    rows.add_column("median", justify="right", no_wrap=True)
-    rows.add_column("share", justify="right", no_wrap=True)
+    has_kernels = any(op.kernel for op in shown)
+    for column in ("node", "op", "kernels it may use") if has_kernels else ("node", "op"):
+        rows.add_column(column, no_wrap=True)
+    rows.add_column("median", justify="right", no_wrap=True, min_width=len("1234.5 us"))
+    rows.add_column("share", justify="right", no_wrap=True, min_width=len("12.3%"))
     widest = max((len(op.op) + len(op.kernel or "-") for op in shown), default=0)
     for op in shown:
         name = shorten(op.name, max(console.width - widest - 28, 16))
-        rows.add_row(Text(name), op.op, op.kernel or "-", f"{op.median_us:.1f} us", f"{op.share:.1%}")
+        kernel = (op.kernel or "-",) if has_kernels else ()
+        rows.add_row(Text(name), op.op, *kernel, f"{op.median_us:.1f} us", f"{op.share:.1%}")
     console.print(rows, highlight=False)
     if len(shown) < len(report.ops):
         rest = report.ops_us - sum(op.median_us for op in shown)
@@ -334,8 +335,8 @@ def print_layer_times(layers: list[LayerTime], console: Console) -> None:
     rows = table("Binary layers alone")
     for column in ("layer", "kernels it may use", "gives"):
         rows.add_column(column, no_wrap=True)
-    for column in ("median", "GMAC/s", "fp32", "ratio"):
-        rows.add_column(column, justify="right", no_wrap=True)
+    for column, shape in (("median", "123.4 us"), ("GMAC/s", "12345"), ("fp32", "1234.5 us"), ("ratio", "12.3x")):
+        rows.add_column(column, justify="right", no_wrap=True, min_width=len(shape))
     widest = max(len(layer.kernel) + len(layer.gives) for layer in layers)
     for layer in layers:
         rows.add_row(
