@@ -8,11 +8,15 @@
 #include <stdbool.h>
 #include <unistd.h>
 
-enum { PATIENCE = 3, FIRST_GUESS = 8, ASK_FIRST = 64, ASK_LEAST = 4096 };
+/* Threads that sleep come some runs later, once they are called. */
+enum { PATIENCE = 16, FIRST_GUESS = 8, ASK_FIRST = 256, ASK_LEAST = 4096 };
 static const size_t most_threads = sizeof((threads_watch *)0)->come / sizeof(_Atomic size_t);
 
-/* The 64th run, the 128th, ..., and then every 4096th. */
-static bool asks_again(unsigned run) { return run >= ASK_FIRST && ((run & (run - 1)) == 0 || run % ASK_LEAST == 0); }
+/* So many runs from the 256th, the 512th, ..., and then from every 4096th on. */
+static bool asks_again(unsigned run) {
+    const unsigned first = run - run % PATIENCE;
+    return first >= ASK_FIRST && ((first & (first - 1)) == 0 || first % ASK_LEAST == 0);
+}
 
 size_t threads_expected(threads_seen *seen, size_t size) {
     const unsigned run = atomic_fetch_add_explicit(&seen->runs, 1, memory_order_relaxed);

@@ -36,18 +36,19 @@ int main(void) {
     threads_seen seen = {0};
     const size_t first = run(&seen, 10, 0);
     CHECK(&tally, first >= 1, "%zu threads are expected at first", first);
-    run(&seen, 20, 0);
-    CHECK(&tally, run(&seen, 10, 0) == first, "two runs alone change what is expected");
-    CHECK(&tally, run(&seen, 20, 0) == 1, "after three runs alone others are expected");
+    for (size_t i = 0; i < 14; i++)
+        run(&seen, 20, 0);
+    CHECK(&tally, run(&seen, 10, 0) == first, "fifteen runs alone change what is expected");
+    CHECK(&tally, run(&seen, 20, 0) == 1, "after sixteen runs alone others are expected");
     CHECK(&tally, threads_expected(&seen, 21) == first, "others are not expected of a larger run");
-    size_t runs = 5;
-    while (runs++ < 100 && threads_expected(&seen, 20) == 1)
+    size_t runs = 18;
+    while (runs++ < 400 && threads_expected(&seen, 20) == 1)
         ;
-    CHECK(&tally, first == 1 || runs == 65, "others are asked for again at run %zu", runs);
+    CHECK(&tally, first == 1 || runs == 257, "others are asked for again at run %zu", runs);
     run(&seen, 20, 1); /* others come at last */
     const size_t then = run(&seen, 10, 1);
     CHECK(&tally, then == 2, "%zu threads are expected where two have come", then);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < 32; i++)
         run(&seen, 20, 0);
     CHECK(&tally, run(&seen, 20, 0) == 1, "others are expected that do not come any more");
     return finish(&tally, "test_threads");
