@@ -21,13 +21,13 @@ static bool asks_again(unsigned run) {
 size_t threads_expected(threads_seen *seen, size_t size) {
     const unsigned run = atomic_fetch_add_explicit(&seen->runs, 1, memory_order_relaxed);
     const size_t most = atomic_load_explicit(&seen->most, memory_order_relaxed);
-    const bool alone = atomic_load_explicit(&seen->alone, memory_order_relaxed) >= PATIENCE &&
-                       size <= atomic_load_explicit(&seen->alone_size, memory_order_relaxed);
-    const bool asks = asks_again(run);
-    if (alone && !asks)
-        return 1;
-    if (most && !asks)
-        return most;
+    if (!asks_again(run)) {
+        if (most)
+            return most;
+        if (atomic_load_explicit(&seen->alone, memory_order_relaxed) >= PATIENCE &&
+            size <= atomic_load_explicit(&seen->alone_size, memory_order_relaxed))
+            return 1;
+    }
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
     const size_t cpus = smaller(online < 1 ? 1 : (size_t)online, most_threads);
     return smaller(cpus, 2 * most > FIRST_GUESS ? 2 * most : FIRST_GUESS);
@@ -55,8 +55,6 @@ void threads_note(threads_seen *seen, threads_watch *watch) {
         atomic_fetch_add_explicit(&seen->alone, 1, memory_order_relaxed);
         return;
     }
-    atomic_store_explicit(&seen->alone, 0, memory_order_relaxed);
-    atomic_store_explicit(&seen->alone_size, 0, memory_order_relaxed);
     unsigned most = atomic_load_explicit(&seen->most, memory_order_relaxed);
     while (most < count && !atomic_compare_exchange_weak(&seen->most, &most, count))
         ;

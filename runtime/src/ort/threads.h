@@ -9,14 +9,14 @@
 /* What has been seen of one op. To be zero at first; runs of several threads may share it. */
 typedef struct threads_seen {
     atomic_uint runs;          /* expectations so far */
-    atomic_uint most;          /* threads that have taken part in a run */
-    atomic_uint alone;         /* runs one after the other in which none did but the caller ... */
+    atomic_uint most;          /* threads that have taken part in a run; 0 as long as none has but the caller */
+    atomic_uint alone;         /* runs in which none did ... */
     _Atomic size_t alone_size; /* ... and the size of the largest of them */
 } threads_seen;
 
 /* How many threads a run may count on, whose work goes with `size`: at first as many as there are CPUs, eight at most,
- * then as many as have come. Threads that do not, whether there are none or they sleep too deeply for so short a run,
- * are counted on again for larger runs, and now and then, ever more seldom. */
+ * then as many as have come. Where none ever came, as in a session of one thread, or because they sleep too deeply for
+ * so short a run, they are counted on for larger runs only, and now and then, ever more seldom. */
 size_t threads_expected(threads_seen *seen, size_t size);
 
 /* One run's tasks, and the threads that have come for them. */
