@@ -18,6 +18,18 @@ static bool asks_again(unsigned run) {
     return first >= ASK_FIRST && ((first & (first - 1)) == 0 || first % ASK_LEAST == 0);
 }
 
+/* CPUs, asked for once: the C library reads a file to answer. */
+static size_t cpu_count(void) {
+    static atomic_long found;
+    long online = atomic_load_explicit(&found, memory_order_relaxed);
+    if (!online) {
+        online = sysconf(_SC_NPROCESSORS_ONLN);
+        online = online < 1 ? 1 : online;
+        atomic_store_explicit(&found, online, memory_order_relaxed);
+    }
+    return (size_t)online;
+}
+
 size_t threads_expected(threads_seen *seen, size_t size) {
     const unsigned run = atomic_fetch_add_explicit(&seen->runs, 1, memory_order_relaxed);
     const size_t most = atomic_load_explicit(&seen->most, memory_order_relaxed);
@@ -28,9 +40,7 @@ size_t threads_expected(threads_seen *seen, size_t size) {
             size <= atomic_load_explicit(&seen->alone_size, memory_order_relaxed))
             return 1;
     }
-    const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    const size_t cpus = smaller(online < 1 ? 1 : (size_t)online, most_threads);
-    return smaller(cpus, 2 * most > FIRST_GUESS ? 2 * most : FIRST_GUESS);
+    return smaller(smaller(cpu_count(), most_threads), 2 * most > FIRST_GUESS ? 2 * most : FIRST_GUESS);
 }
 
 void threads_task(void *argument, size_t index) {
