@@ -106,3 +106,14 @@ def test_shared_weights_keep_their_other_use():
     x, weights = n.input(["N", CHANNELS, SIZE, SIZE]), n.constant(n.normal(4, CHANNELS, 3, 3))
     y = n.op("Sub", n.batchnorm(n.op("Conv", x, weights), 4), n.op("Conv", x, weights))
     assert sorted(folded(n, y, 2, CHANNELS, SIZE, SIZE)) == ["Conv", "Conv", "Sub"]
+
+
+def test_branches_that_share_their_source_are_looked_at_once():
+    n = Network(seed=9)
+    x = n.input(["N", CHANNELS, SIZE, SIZE])
+    y = n.op("Conv", n.op("Sign", x), n.constant(n.signs(CHANNELS, CHANNELS, 3, 3)), pads=[1, 1, 1, 1])
+    for _ in range(60):  # of two branches each: 2^60 paths
+        y = n.op("Add", y, n.op("PRelu", y, n.constant(np.full((CHANNELS, 1, 1), 0.25, np.float32))))
+        y = n.op("Mul", y, n.constant(np.full((1, CHANNELS, 1, 1), 0.5, np.float32)))
+    kinds = folded(n, n.batchnorm(y, CHANNELS), 1, CHANNELS, SIZE, SIZE)
+    assert kinds.count("PRelu") >= 59
