@@ -23,7 +23,7 @@ from bnncc import runtime
         ("fuzz", ["10000"]),
         ("test_api", None),
     ],
-    ids=["channels", "kernels", "memory", "planes", "trees", "fuzz", "api"],
+    ids=["channels", "kernels", "memory", "planes", "threads", "trees", "fuzz", "api"],
 )
 def test_c_program(program, arguments, sanitize):
     if program == "test_api":
