@@ -63,6 +63,13 @@ void scratch_give(void *memory) {
     free(block);
 }
 
+size_t scratch_reserve(size_t *total, size_t count, size_t size, bool *overflow) {
+    const size_t line = 64, begin = *total;
+    const size_t lines = plus(times(count, size, overflow), line - 1, overflow) / line;
+    *total = plus(begin, times(lines, line, overflow), overflow);
+    return begin;
+}
+
 __attribute__((destructor)) void scratch_free_kept(void) {
     for (size_t i = 0; i < MOST_KEPT; i++)
         free(atomic_exchange(&kept[i], NULL));

@@ -82,15 +82,7 @@ TARGET __attribute__((always_inline)) static inline void count_pair(const channe
         count_pair(pair, L);                                                                                           \
         break;
 TARGET static void count(const channels_pair *pair) {
-    switch (pair->counters) {
-        COUNT(8)
-        COUNT(9)
-        COUNT(10)
-        COUNT(11)
-        COUNT(12)
-        COUNT(13)
-        COUNT(16)
-    }
+    switch (pair->counters) { FOR_COUNTER_NUMBERS(COUNT) }
 }
 
 TARGET static void add(const uint8_t *addend, size_t planes, uint8_t *sum) {

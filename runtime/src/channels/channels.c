@@ -2,6 +2,7 @@
 #include "channels.h"
 #include "checked.h"
 #include "cpu.h"
+#include "planes/counters.h"
 #include "signs.h"
 #include "steps.h"
 #include "windows.h"
@@ -25,7 +26,7 @@ const channels_steps *channels_steps_for(bnncc_isa isa, size_t filters) {
 
 /* Planes that hold a count up to `length`; 0 where none that count.h is compiled for do. */
 static int counters_for(size_t length) {
-    static const int compiled[] = {8, 9, 10, 11, 12, 13, 16};
+    static const int compiled[] = {FOR_COUNTER_NUMBERS(COUNTER_NUMBER)};
     for (size_t i = 0; i < sizeof compiled / sizeof *compiled; i++)
         if (length < (size_t)1 << compiled[i])
             return compiled[i];

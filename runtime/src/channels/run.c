@@ -422,13 +422,6 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
     }
 }
 
-/* Appends a part to a block of memory, on a cache line; returns where it begins. */
-static size_t reserve(size_t *total, size_t count, size_t size, bool *overflow) {
-    const size_t begin = *total;
-    *total = plus(begin, times(plus(times(count, size, overflow), 63, overflow) / 64, 64, overflow), overflow);
-    return begin;
-}
-
 static void lay_out(channels_job *job, bool *overflow) {
     const channels_conv *conv = job->conv;
     const channels_plan *plan = &conv->plan;
@@ -440,19 +433,21 @@ static void lay_out(channels_job *job, bool *overflow) {
     const size_t lists = plus(times(input_rows, job->lists_of_row, overflow), 1, overflow);
     const size_t out_positions = times(job->band_rows, 8 * sign_bytes(plan->out_width), overflow);
     size_t bytes = 0;
-    job->pixels = reserve(&bytes, times(plus(input_positions, 3, overflow), job->words, overflow), 8, overflow);
-    job->offsets = reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
-    job->lists = reserve(&bytes, lists, job->list_bytes, overflow);
-    job->tap_lists = reserve(&bytes, plan->chunk_taps, sizeof(channels_list *), overflow);
-    job->joined = reserve(&bytes, times(LIST_PARTS, job->part_numbers, overflow), sizeof(uint16_t), overflow);
-    job->tap_sums = plan->lane_bytes + reserve(&bytes, 1 + plan->blocks * plan->taps, job->vectors_bytes, overflow);
-    job->starts = reserve(&bytes, conv->column_classes, job->vectors_bytes, overflow);
-    job->signs = reserve(&bytes, job->y ? 0 : times(out_positions, plan->blocks, overflow), plan->lane_bytes, overflow);
+    job->pixels = scratch_reserve(&bytes, times(plus(input_positions, 3, overflow), job->words, overflow), 8, overflow);
+    job->offsets = scratch_reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
+    job->lists = scratch_reserve(&bytes, lists, job->list_bytes, overflow);
+    job->tap_lists = scratch_reserve(&bytes, plan->chunk_taps, sizeof(channels_list *), overflow);
+    job->joined = scratch_reserve(&bytes, times(LIST_PARTS, job->part_numbers, overflow), sizeof(uint16_t), overflow);
+    job->tap_sums =
+        plan->lane_bytes + scratch_reserve(&bytes, 1 + plan->blocks * plan->taps, job->vectors_bytes, overflow);
+    job->starts = scratch_reserve(&bytes, conv->column_classes, job->vectors_bytes, overflow);
+    job->signs =
+        scratch_reserve(&bytes, job->y ? 0 : times(out_positions, plan->blocks, overflow), plan->lane_bytes, overflow);
     const size_t pixels = times(job->band_rows, plan->out_width, overflow);
     job->keeps_counts = job->y || plan->chunk_taps < plan->taps;
-    job->counts = reserve(&bytes, job->keeps_counts ? pixels : 0, job->vectors_bytes, overflow);
-    job->add = reserve(&bytes, pixels, sizeof(int32_t), overflow);
-    job->inside = reserve(&bytes, pixels, sizeof(int32_t), overflow);
+    job->counts = scratch_reserve(&bytes, job->keeps_counts ? pixels : 0, job->vectors_bytes, overflow);
+    job->add = scratch_reserve(&bytes, pixels, sizeof(int32_t), overflow);
+    job->inside = scratch_reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->piece_bytes = bytes;
 }
 

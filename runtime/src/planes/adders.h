@@ -20,6 +20,8 @@
 #ifndef BNNCC_ADDERS_H
 #define BNNCC_ADDERS_H
 
+#include "counters.h"
+
 #include <stdint.h>
 #include <string.h>
 

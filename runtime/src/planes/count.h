@@ -119,13 +119,5 @@ TARGET __attribute__((always_inline)) static inline void count_window(const plan
             count_nodes(block, L, false);                                                                              \
         break;
 TARGET void COUNT_FUNCTION(const planes_block *block) {
-    switch (block->program->counter_planes) {
-        COUNT(8)
-        COUNT(9)
-        COUNT(10)
-        COUNT(11)
-        COUNT(12)
-        COUNT(13)
-        COUNT(16)
-    }
+    switch (block->program->counter_planes) { FOR_COUNTER_NUMBERS(COUNT) }
 }

@@ -1,5 +1,6 @@
 /* How a layer lies in the lanes of the bit-plane kernel, and what that takes. */
 #include "checked.h"
+#include "counters.h"
 #include "program.h"
 #include "signs.h"
 
@@ -11,7 +12,7 @@ static const size_t table_bytes = (size_t)64 << 20;
 /* Counters must hold the distance between any two values that a node's count of half the inputs can take; 0 where none
  * that count.h is compiled for do. */
 static int counter_planes_for(size_t length) {
-    static const int compiled[] = {8, 9, 10, 11, 12, 13, 16};
+    static const int compiled[] = {FOR_COUNTER_NUMBERS(COUNTER_NUMBER)};
     for (size_t i = 0; i < sizeof compiled / sizeof *compiled; i++)
         if (length / 2 + 3 <= (size_t)1 << (compiled[i] - 1))
             return compiled[i];

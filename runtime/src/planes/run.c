@@ -317,13 +317,6 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
     }
 }
 
-/* Appends a part to a block of memory, on a cache line; returns where it begins. */
-static size_t reserve(size_t *total, size_t count, size_t size, bool *overflow) {
-    const size_t begin = *total;
-    *total = plus(begin, times(plus(times(count, size, overflow), 63, overflow) / 64, 64, overflow), overflow);
-    return begin;
-}
-
 static void lay_out(planes_job *job, bool *overflow) {
     const planes_conv *conv = job->conv;
     const planes_plan *plan = &conv->plan;
@@ -335,16 +328,20 @@ static void lay_out(planes_job *job, bool *overflow) {
         sets = conv->programs[group].counter_sets > sets ? conv->programs[group].counter_sets : sets;
     size_t *bytes = &job->piece_bytes;
     *bytes = 0;
-    job->planes = reserve(bytes, 1 + columns, job->column_bytes, overflow); /* less than 2^19 */
-    job->signs = reserve(bytes, job->bits ? times(filters, job->rows, overflow) : 0, lane_bytes, overflow);
-    job->counters = reserve(bytes, plus(2, times(sets, counter_planes, overflow), overflow), lane_bytes, overflow);
-    job->masks = reserve(bytes, job->compares_dots ? 64 : 0, lane_bytes, overflow);
-    job->counted = reserve(bytes, job->y ? times(filters, counter_planes + 1, overflow) : 0, lane_bytes, overflow);
-    job->rows_in = reserve(bytes, moves, sizeof(planes_move), overflow);
-    job->padding_slots = reserve(bytes, moves, sizeof(size_t), overflow);
-    job->permutations = reserve(bytes, times(job->images, permuted, overflow), sizeof(planes_permutation), overflow);
-    job->inside = reserve(bytes, permuted, 64, overflow);
-    job->packings = reserve(bytes, job->bits ? times(job->images, 2, overflow) : 0, sizeof(planes_packing), overflow);
+    job->planes = scratch_reserve(bytes, 1 + columns, job->column_bytes, overflow); /* less than 2^19 */
+    job->signs = scratch_reserve(bytes, job->bits ? times(filters, job->rows, overflow) : 0, lane_bytes, overflow);
+    job->counters =
+        scratch_reserve(bytes, plus(2, times(sets, counter_planes, overflow), overflow), lane_bytes, overflow);
+    job->masks = scratch_reserve(bytes, job->compares_dots ? 64 : 0, lane_bytes, overflow);
+    job->counted =
+        scratch_reserve(bytes, job->y ? times(filters, counter_planes + 1, overflow) : 0, lane_bytes, overflow);
+    job->rows_in = scratch_reserve(bytes, moves, sizeof(planes_move), overflow);
+    job->padding_slots = scratch_reserve(bytes, moves, sizeof(size_t), overflow);
+    job->permutations =
+        scratch_reserve(bytes, times(job->images, permuted, overflow), sizeof(planes_permutation), overflow);
+    job->inside = scratch_reserve(bytes, permuted, 64, overflow);
+    job->packings =
+        scratch_reserve(bytes, job->bits ? times(job->images, 2, overflow) : 0, sizeof(planes_packing), overflow);
 }
 
 bnncc_status planes_conv_run(const planes_conv *conv, const uint8_t *x, steps_inputs inputs, size_t batch,
