@@ -66,7 +66,7 @@ double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t
 
 double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height, size_t threads) {
     const double plane = plan->lane_bytes == 64                                      ? 0.36
-                         : plan->lane_bytes == 32 && plan->isa >= BNNCC_ISA_AVX512BW ? 0.30
+                         : plan->halves == 2                                      ? 0.26
                          : plan->lane_bytes == 32                                    ? 0.45
                                                                                      : 1.2;
     /* Maps that are not narrow are prepared row by row and slot by slot. */

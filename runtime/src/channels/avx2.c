@@ -7,6 +7,10 @@
 
 #include "count.h"
 
+TARGET static void majority_of_map(const channels_pixels *map, uint64_t *reference) {
+    channels_find_majority(map, reference);
+}
+
 /* Bits to 32-bit lanes: all lanes get a byte, of which each keeps its own bit. */
 TARGET static void expand(const channels_expansion *expansion) {
     const __m256i own_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -37,5 +41,7 @@ static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
     channels_split(vectors, 4, count, words);
 }
 
-const channels_steps channels_avx2 = {32, channels_list_portable, channels_join_portable, count, add, expand, split};
+const channels_steps channels_avx2 = {
+    32, majority_of_map, channels_list_portable, channels_join_portable, count, add, expand, split,
+};
 #endif

@@ -8,6 +8,11 @@
 
 #include "count.h"
 
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))) void
+channels_majority_avx512(const channels_pixels *map, uint64_t *reference) {
+    channels_find_majority(map, reference);
+}
+
 /* One part of a list, of 64 channels: their offsets where there are bits; returns its end. */
 typedef uint16_t *compress_function(const uint16_t *offsets, uint64_t bits, uint16_t *to);
 
@@ -192,9 +197,9 @@ TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)
 }
 
 const channels_steps channels_avx512 = {
-    64, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512, split,
+    64, channels_majority_avx512, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512, split,
 };
 const channels_steps channels_avx512_vbmi2 = {
-    64, channels_list_vbmi2, channels_join_avx512, count, add, channels_expand_avx512, split,
+    64, channels_majority_avx512, channels_list_vbmi2, channels_join_avx512, count, add, channels_expand_avx512, split,
 };
 #endif

@@ -6,6 +6,10 @@
 
 #include "count.h"
 
+void channels_majority_portable(const channels_pixels *map, uint64_t *reference) {
+    channels_find_majority(map, reference);
+}
+
 void channels_list_portable(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
                             const uint16_t *offsets, size_t channels, channels_list *list) {
     uint16_t *to = list->planes;
@@ -56,4 +60,6 @@ static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
     channels_split(vectors, 1, count, words);
 }
 
-const channels_steps channels_portable = {8, channels_list_portable, channels_join_portable, count, add, expand, split};
+const channels_steps channels_portable = {
+    8, channels_majority_portable, channels_list_portable, channels_join_portable, count, add, expand, split,
+};

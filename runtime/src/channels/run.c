@@ -30,7 +30,7 @@ typedef struct channels_job {
     size_t vectors_bytes; /* of one count: 1 + counters planes */
     bool keeps_counts;    /* from one chunk of taps to the next, or for floats */
     /* Where a piece's parts are in its memory. */
-    size_t pixels, lists, tap_lists, joined, offsets, tap_sums, starts, signs, counts, add, inside;
+    size_t pixels, lists, tap_lists, tap_steps, joined, offsets, tap_sums, starts, signs, counts, add, inside;
     size_t part_numbers; /* room in a part of a joined list */
     size_t piece_bytes;
     uint8_t *pieces;
@@ -46,7 +46,8 @@ typedef struct channels_band {
     uint64_t *outside;               /* [words], after that: a pixel in the padding */
     uint16_t *offsets;               /* [channels]: of the plane opposite to the reference, within a tap, in eighths */
     uint8_t *lists;                  /* [1 + input row * lists_of_row]; the first one is that of rows in the padding */
-    const channels_list **tap_lists; /* [chunk_taps] */
+    const channels_list **tap_lists; /* [chunk_taps], of the pair at hand */
+    size_t *tap_steps;               /* [chunk_taps]: bytes from there to those of the row's next pair */
     uint16_t *joined;                /* [LIST_PARTS][part_numbers] */
     uint8_t *tap_sums;               /* [block][tap] counts */
     uint8_t *starts;                 /* [column class] counts */
@@ -57,34 +58,6 @@ typedef struct channels_band {
 } channels_band;
 
 /* ---- Preparation ------------------------------------------------------------------------------------------------- */
-
-/* The channels that most pixels, or most of 63, have +1 in. Vertical counters of six planes begin where their highest
- * plane comes to tell. */
-static void find_reference(const channels_band *band) {
-    const channels_job *job = band->job;
-    const size_t width = (size_t)job->conv->plan.params.width, pixels = band->input_rows * width, words = job->words;
-    const size_t step = divide_up(pixels, 63), count = step ? divide_up(pixels, step) : 0;
-    for (size_t first = 0; first < words; first += 8) {
-        const size_t some = smaller(words - first, 8);
-        uint64_t planes[6][8], carry[8] = {0};
-        for (size_t k = 0; k < 6; k++)
-            for (size_t w = 0; w < 8; w++)
-                planes[k][w] = -(uint64_t)((31 - count / 2) >> k & 1);
-        size_t row = 0, column = 0;
-        for (size_t i = 0; i < count; i++) {
-            memcpy(carry, band->pixels + (row * job->row_pitch + column) * words + first, some * sizeof *carry);
-            for (size_t k = 0; k < 6; k++)
-                for (size_t w = 0; w < 8; w++) {
-                    const uint64_t both = planes[k][w] & carry[w];
-                    planes[k][w] ^= carry[w];
-                    carry[w] = both;
-                }
-            for (column += step; column >= width; column -= width)
-                row++;
-        }
-        memcpy(band->reference + first, planes[5], some * sizeof *carry);
-    }
-}
 
 static channels_list *list_at(const channels_band *band, size_t number) {
     return (channels_list *)(void *)(band->lists + number * band->job->list_bytes);
@@ -199,7 +172,8 @@ static void prepare(channels_band *band) {
         planes_to_pixels(job->x + channel * plane_bytes + band->first_input * row_bytes, plane_bytes, job->x_end,
                          plan->group_channels, band->input_rows * job->row_pitch, transpose_for(plan->isa),
                          band->pixels);
-    find_reference(band);
+    const channels_pixels map = {band->pixels, band->input_rows, (size_t)params->width, job->row_pitch, job->words};
+    job->conv->steps->majority(&map, band->reference);
     make_lists(band);
     sum_taps(band);
 }
@@ -222,35 +196,48 @@ static row_taps taps_of_row(const channels_band *band, size_t row) {
     return taps;
 }
 
-/* Joins the lists of a pair's taps [begin, end). Returns in pair->add what a window counts less. */
-static void list_taps(const channels_band *band, const row_taps *row, size_t first_column, size_t begin, size_t end,
-                      channels_pair *pair) {
+/* Where the lists of the taps [begin, end) of a row's first pair are. */
+static void find_tap_lists(const channels_band *band, const row_taps *row, size_t begin, size_t end) {
     const channels_job *job = band->job;
-    const channels_plan *plan = &job->conv->plan;
-    const bnncc_conv_params *params = &plan->params;
+    const bnncc_conv_params *params = &job->conv->plan.params;
     for (size_t tap = begin; tap < end; tap++) {
         const int64_t y = row->input_row + job->conv->tap_places[tap].row * params->dilations[0];
-        const size_t column = first_column + (size_t)(job->conv->tap_places[tap].column * params->dilations[1]);
+        const size_t column = (size_t)(job->conv->tap_places[tap].column * params->dilations[1]);
         const bool inside = y >= 0 && y < (int64_t)band->input_rows;
         band->tap_lists[tap - begin] = list_at(band, inside ? 1 + (size_t)y * job->lists_of_row + column : 0);
+        band->tap_steps[tap - begin] = inside ? 2 * (size_t)params->strides[1] * job->list_bytes : 0;
     }
-    uint16_t *ends[LIST_PARTS];
-    for (size_t part = 0; part < LIST_PARTS; part++)
-        ends[part] = band->joined + part * job->part_numbers;
-    job->conv->steps->join(band->tap_lists, end - begin, plan->tap_bytes / 8, ends);
-    if (!pair->start[1])
-        ends[LIST_SECOND] = band->joined + LIST_SECOND * job->part_numbers;
+}
+
+/* Zeros from the end of a list of `size` numbers to that of the unit that another size ends in. */
+static void fill_units(uint16_t *list, size_t size, size_t longer) {
+    for (size_t at = size; at < longer + 16; at += 16)
+        memset(list + at, 0, 16 * sizeof *list);
+}
+
+/* Joins the lists of a pair's taps, goes on to those of the next pair, and returns in pair->add what a window counts
+ * less. */
+static void join_taps(const channels_band *band, size_t taps, channels_pair *pair) {
+    const channels_job *job = band->job;
+    uint16_t *lists[LIST_PARTS], *ends[LIST_PARTS];
     size_t sizes[LIST_PARTS];
+    for (size_t part = 0; part < LIST_PARTS; part++)
+        lists[part] = ends[part] = band->joined + part * job->part_numbers;
+    job->conv->steps->join(band->tap_lists, taps, job->conv->plan.tap_bytes / 8, ends);
+    for (size_t tap = 0; tap < taps; tap++)
+        band->tap_lists[tap] =
+            (const channels_list *)(const void *)((const uint8_t *)band->tap_lists[tap] + band->tap_steps[tap]);
+    if (!pair->start[1])
+        ends[LIST_SECOND] = lists[LIST_SECOND];
     for (size_t part = 0; part < LIST_PARTS; part++) {
-        const uint16_t *list = band->joined + part * job->part_numbers;
-        sizes[part] = (size_t)(ends[part] - list);
-        pair->lists[part] = list;
+        sizes[part] = (size_t)(ends[part] - lists[part]);
+        pair->lists[part] = lists[part];
         pair->units[part] = divide_up(sizes[part], 16);
     }
-    const size_t more = sizes[LIST_FIRST] > sizes[LIST_SECOND] ? LIST_FIRST : LIST_SECOND;
-    memset(ends[LIST_BOTH], 0, 16 * sizeof(uint16_t));
-    memset(ends[LIST_FIRST], 0, (sizes[more] - sizes[LIST_FIRST] + 16) * sizeof(uint16_t));
-    memset(ends[LIST_SECOND], 0, (sizes[more] - sizes[LIST_SECOND] + 16) * sizeof(uint16_t));
+    const size_t more = sizes[sizes[LIST_FIRST] > sizes[LIST_SECOND] ? LIST_FIRST : LIST_SECOND];
+    fill_units(lists[LIST_BOTH], sizes[LIST_BOTH], sizes[LIST_BOTH]);
+    fill_units(lists[LIST_FIRST], sizes[LIST_FIRST], more);
+    fill_units(lists[LIST_SECOND], sizes[LIST_SECOND], more);
     for (size_t window = 0; window < 2; window++)
         pair->add[window] = -(int32_t)(sizes[LIST_BOTH] + sizes[LIST_FIRST + window]);
 }
@@ -285,7 +272,7 @@ static void count_taps(const channels_band *band, size_t block, const row_taps *
         else
             pair.to[window] = count;
     }
-    list_taps(band, taps, column * (size_t)plan->params.strides[1], begin, end, &pair);
+    join_taps(band, end - begin, &pair);
     for (size_t window = 0; window < windows; window++) {
         band->add[pixel + window] += pair.add[window];
         pair.add[window] = band->add[pixel + window];
@@ -307,6 +294,7 @@ static void count_block(const channels_band *band, size_t block) {
                 find_starts(band, block, taps.begin, taps.end);
             begin_row = taps.begin;
             end_row = taps.end;
+            find_tap_lists(band, &taps, tap, end);
             for (size_t column = 0; column < plan->out_width; column += 2)
                 count_taps(band, block, &taps, row, column, tap, end);
         }
@@ -396,6 +384,7 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
         .offsets = (uint16_t *)(void *)(memory + job->offsets),
         .lists = memory + job->lists,
         .tap_lists = (const channels_list **)(void *)(memory + job->tap_lists),
+        .tap_steps = (size_t *)(void *)(memory + job->tap_steps),
         .joined = (uint16_t *)(void *)(memory + job->joined),
         .tap_sums = memory + job->tap_sums,
         .starts = memory + job->starts,
@@ -437,6 +426,7 @@ static void lay_out(channels_job *job, bool *overflow) {
     job->offsets = scratch_reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
     job->lists = scratch_reserve(&bytes, lists, job->list_bytes, overflow);
     job->tap_lists = scratch_reserve(&bytes, plan->chunk_taps, sizeof(channels_list *), overflow);
+    job->tap_steps = scratch_reserve(&bytes, plan->chunk_taps, sizeof(size_t), overflow);
     job->joined = scratch_reserve(&bytes, times(LIST_PARTS, job->part_numbers, overflow), sizeof(uint16_t), overflow);
     job->tap_sums =
         plan->lane_bytes + scratch_reserve(&bytes, 1 + plan->blocks * plan->taps, job->vectors_bytes, overflow);

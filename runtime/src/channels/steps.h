@@ -3,6 +3,7 @@
 #define BNNCC_CHANNELS_STEPS_H
 
 #include "channels.h"
+#include "checked.h"
 #include "dot/dot.h"
 #include "signs.h"
 
@@ -28,6 +29,15 @@ static inline size_t channels_list_bytes(size_t channels) {
  * are offsets, and room in the list, for LIST_STEP more. */
 typedef void channels_list_function(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
                                     const uint16_t *offsets, size_t channels, channels_list *list);
+
+/* Pixels of a map, [rows][row_pitch][words], of which `width` in each row are used. */
+typedef struct channels_pixels {
+    const uint64_t *pixels;
+    size_t rows, width, row_pitch, words;
+} channels_pixels;
+
+/* reference[words]: the bits that most pixels, or most of 63 of them, have set. */
+typedef void channels_majority_function(const channels_pixels *map, uint64_t *reference);
 
 /* Joins the lists of some taps, tap_step being added to the numbers for each tap after the first. ends: where each part
  * is to begin, and then where it ends; there is room for LIST_STEP more. */
@@ -69,6 +79,7 @@ typedef void channels_expand_function(const channels_expansion *expansion);
 
 typedef struct channels_steps {
     size_t lane_bytes;
+    channels_majority_function *majority;
     channels_list_function *list;
     channels_join_function *join;
     channels_count_function *count;
@@ -85,12 +96,41 @@ static inline void channels_split(const uint8_t *vectors, size_t lane_words, siz
             words[w][i] = load_word(vectors + 8 * w, 8);
 }
 
+/* Vertical counters of six planes begin where their highest plane comes to tell. */
+__attribute__((always_inline)) static inline void channels_find_majority(const channels_pixels *map,
+                                                                         uint64_t *reference) {
+    const size_t pixels = map->rows * map->width, step = divide_up(pixels, 63), words = map->words;
+    const size_t count = step ? divide_up(pixels, step) : 0;
+    for (size_t first = 0; first < words; first += 8) {
+        const size_t some = smaller(words - first, 8);
+        uint64_t planes[6][8], carry[8] = {0};
+        for (size_t k = 0; k < 6; k++)
+            for (size_t w = 0; w < 8; w++)
+                planes[k][w] = -(uint64_t)((31 - count / 2) >> k & 1);
+        size_t row = 0, column = 0;
+        for (size_t i = 0; i < count; i++) {
+            memcpy(carry, map->pixels + (row * map->row_pitch + column) * words + first, some * sizeof *carry);
+            for (size_t k = 0; k < 6; k++)
+                for (size_t w = 0; w < 8; w++) {
+                    const uint64_t both = planes[k][w] & carry[w];
+                    planes[k][w] ^= carry[w];
+                    carry[w] = both;
+                }
+            for (column += step; column >= map->width; column -= map->width)
+                row++;
+        }
+        memcpy(reference + first, planes[5], some * sizeof *carry);
+    }
+}
+
 extern const channels_steps channels_portable;
+channels_majority_function channels_majority_portable;
 channels_list_function channels_list_portable;
 channels_join_function channels_join_portable;
 #if defined(__x86_64__)
 extern const channels_steps channels_avx2, channels_avx512vl, channels_avx512;
 extern const channels_steps channels_avx512vl_vbmi2, channels_avx512_vbmi2; /* which compress bytes */
+channels_majority_function channels_majority_avx512;
 channels_list_function channels_list_avx512, channels_list_vbmi2;
 channels_join_function channels_join_avx512;
 channels_expand_function channels_expand_avx512;

@@ -10,6 +10,10 @@
  *     full_add(a, b, c, na, nb, nc)  a := a ^ b ^ c; b := majority of a, b, c, of which a, b, c are inverted first
  *                             where na, nb, nc (constants) are 1
  *     plane(p, n)             load, inverted where n (a constant) is 1 unless full_add sees to it
+ *     HALVES                  2 where a vector has two counters for each lane, in its halves; then also
+ *     load_lanes(p), store_lanes(p, v)  a vector of lanes in both halves, the lower half
+ *     low_half(v), swap_halves(v)  zeros in the upper half; the halves exchanged
+ *     two_planes(p, q)        a plane for each half
  *     FETCHES_WORDS           where it is faster to load four numbers of planes at a time and take them apart
  * and the includer
  *     FETCH(n)                begins a unit of n planes, as FETCH_INDICES does for a list of 16-bit numbers

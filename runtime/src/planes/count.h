@@ -6,8 +6,30 @@
  * the node's constants. */
 #include "adders.h"
 
+#ifdef HALVES /* every vector has two counts of half as many lanes; their sum is that of all planes */
+#define FETCH(n) FETCH_INDICES(2 * (n), unit_, index)
+#define PLANE(k, n) two_planes(base + 8 * INDEX(unit_, 2 * (k)), base + 8 * INDEX(unit_, 2 * (k) + 1))
+#define JOIN(k, c)                                                                                                     \
+    if (L > (k)) {                                                                                                     \
+        const V other = swap_halves(c), sum = xor3(c, other, carry);                                                   \
+        carry = majority(c, other, carry);                                                                             \
+        c = sum;                                                                                                       \
+    }
+#define JOIN_HALVES                                                                                                    \
+    {                                                                                                                  \
+        V carry = {0};                                                                                                 \
+        FOR_COUNTERS(JOIN)                                                                                             \
+    }
+#else
+#define HALVES 1
 #define FETCH(n) FETCH_INDICES(n, unit_, index)
 #define PLANE(k, n) plane(base + 8 * INDEX(unit_, k), n)
+#define JOIN_HALVES
+#define load_lanes load
+#define store_lanes store
+#define low_half(v) (v)
+#endif
+#define LANE_BYTES (sizeof(V) / HALVES)
 
 #define LOAD_COUNTER(k, c)                                                                                             \
     if (L > (k))                                                                                                       \
@@ -15,6 +37,9 @@
 #define STORE_COUNTER(k, c)                                                                                            \
     if (L > (k))                                                                                                       \
         store(to + (k) * sizeof(V), c);
+#define STORE_COUNTED(k, c)                                                                                            \
+    if (L > (k))                                                                                                       \
+        store_lanes(counted + ((k) + 1) * LANE_BYTES, c);
 
 /* One step of the sum of the counters and the node's constant, of which only the carries and the highest bit count. */
 #define CONSTANT(k) constant_at(block, constants + 1 + (k), mixed)
@@ -30,7 +55,7 @@ TARGET __attribute__((always_inline)) static inline V constant_at(const planes_b
     V value = spread(word);
     if (mixed)
         for (size_t i = 0; i < block->mask_count; i++)
-            value = select(load(block->masks + i * sizeof(V)), spread(word + block->mask_class[i]), value);
+            value = select(load_lanes(block->masks + i * LANE_BYTES), spread(word + block->mask_class[i]), value);
     return value;
 }
 
@@ -71,17 +96,19 @@ TARGET __attribute__((always_inline)) static inline void count_nodes(const plane
         if (node->keep) {
             FOR_COUNTERS(STORE_COUNTER)
         }
-        if (node->output >= 0 && block->counted) {
-            uint8_t *counted = block->counted + (size_t)node->output * (counter_bytes + sizeof(V));
-            store(counted, load(block->parity));
-            to = counted + sizeof(V);
-            FOR_COUNTERS(STORE_COUNTER)
+        if (node->output < 0)
+            continue;
+        JOIN_HALVES
+        if (block->counted) {
+            uint8_t *counted = block->counted + (size_t)node->output * (1 + (size_t)L) * LANE_BYTES;
+            store_lanes(counted, load_lanes(block->parity));
+            FOR_COUNTERS(STORE_COUNTED)
         }
-        if (node->output >= 0 && block->want_signs) {
+        if (block->want_signs) {
             const uint64_t *constants = block->constants + (size_t)node->output * block->program->constant_words;
-            V carry = or2(load(block->parity), constant_at(block, constants, mixed));
+            V carry = or2(load_lanes(block->parity), constant_at(block, constants, mixed));
             FOR_COUNTERS(COMPARE)
-            store(block->signs + (size_t)node->output * block->signs_pitch, carry);
+            store_lanes(block->signs + (size_t)node->output * block->signs_pitch, carry);
         }
     }
 }
@@ -99,15 +126,15 @@ TARGET __attribute__((always_inline)) static inline void count_window(const plan
         CARRY_16(x);
     }
     FINISH_CARRIES
+    JOIN_HALVES
     uint8_t *to = block->counters - sizeof(V);
 #define STORE_ROOT(k, c)                                                                                               \
     if (L > (k))                                                                                                       \
-        store(to + (k) * sizeof(V), invert(c));
-    store(block->parity, invert(c0));
+        store(to + (k) * sizeof(V), low_half(invert(c)));
     /* Shifted by one plane: c1 is the root's lowest. Its highest, of which the sum has none, is ~0. */
     FOR_COUNTERS(STORE_ROOT)
-    store(block->parity, invert(c0));
-    store(to + L * sizeof(V), invert(xor2(c0, c0)));
+    store_lanes(block->parity, invert(c0));
+    store(to + L * sizeof(V), low_half(invert(xor2(c0, c0))));
 }
 
 #define COUNT(L)                                                                                                       \

@@ -58,6 +58,7 @@ bool planes_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc
         .params = *params,
         .isa = isa,
         .lane_bytes = lane_bytes,
+        .halves = lane_bytes == 32 && isa >= BNNCC_ISA_AVX512BW ? 2 : 1,
         .out_width = out_width,
         .pitch = out_width > 32   ? 8
                  : out_width > 16 ? 4
@@ -89,7 +90,7 @@ bool planes_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc
 }
 
 size_t planes_work(const planes_plan *plan, const group_tree *trees) {
-    const size_t bytes = sign_bytes(plan->length);
+    const size_t bytes = sign_bytes(plan->length), eight = 8 * plan->halves;
     size_t planes = 0;
     for (size_t group = 0; group < (size_t)plan->params.group; group++) {
         const group_tree *tree = trees + group;
@@ -105,7 +106,7 @@ size_t planes_work(const planes_plan *plan, const group_tree *trees) {
                 add += popcount(mine & ~above);
                 subtract += popcount(above & ~mine);
             }
-            planes += 8 * (divide_up(add, 8) + divide_up(subtract, 8));
+            planes += eight * (divide_up(add, eight) + divide_up(subtract, eight));
         }
     }
     return planes;

@@ -15,7 +15,7 @@ static void choose_functions(planes_conv *conv) {
         conv->count = planes_count_avx2;
         conv->expand = planes_expand_avx2;
     } else if (isa == BNNCC_ISA_AVX512BW || isa == BNNCC_ISA_AVX512VPOPCNTDQ) {
-        conv->count = conv->plan.lane_bytes == 64 ? planes_count_avx512 : planes_count_avx512vl;
+        conv->count = conv->plan.lane_bytes == 64 ? planes_count_avx512 : planes_count_avx512_halves;
         conv->expand = planes_expand_avx512;
     }
 #endif

@@ -25,6 +25,7 @@ typedef struct planes_plan {
     bnncc_isa isa;
     size_t lane_bytes;
     size_t out_width;
+    size_t halves;   /* 2: vectors of twice as many lanes count two planes at a time */
     size_t pitch;    /* bytes of a slot: 1, 2, 4 or 8 */
     size_t segments; /* of 64 output pixels, that a row is cut into */
     bool narrow; /* maps are no wider than a slot and without horizontal stride, so that rows are copied as they are */

@@ -19,10 +19,14 @@ static uint16_t plane_index(const planes_plan *plan, size_t input) {
     return (uint16_t)(vector * (plan->lane_bytes / WORD_BYTES));
 }
 
+/* Planes that the counting loop takes at once, at least. */
+static size_t planes_of_eight(const planes_plan *plan) { return 8 * plan->halves; }
+
 /* Writes the indices of inputs where `to` is 1 and `from` (NULL: zeros) is not, filled up to eights; returns how many
  * eights. planes: the index of every input. */
-static size_t list_planes(size_t length, const uint16_t *planes, const uint8_t *to, const uint8_t *from,
+static size_t list_planes(const planes_plan *plan, const uint16_t *planes, const uint8_t *to, const uint8_t *from,
                           uint16_t *index) {
+    const size_t length = plan->length, eight = planes_of_eight(plan);
     size_t count = 0;
     for (size_t at = 0; to && at < sign_bytes(length); at++) {
         unsigned bits = to[at] & (from ? ~(unsigned)from[at] : ~0u) & (unsigned)low_bits(length - at * 8);
@@ -30,9 +34,9 @@ static size_t list_planes(size_t length, const uint16_t *planes, const uint8_t *
             if (bits & 1)
                 index[count++] = planes[input];
     }
-    while (count % 8)
+    while (count % eight)
         index[count++] = 0;
-    return count / 8;
+    return count / eight;
 }
 
 /* ---- Constants --------------------------------------------------------------------------------------------------- */
@@ -160,10 +164,10 @@ static size_t count_indices(const planes_plan *plan, const group_tree *tree, bui
         const uint8_t *from = parent < 0 ? NULL : tree->bits + (size_t)parent * filter_bytes;
         if (parent >= 0)
             with->has_child[parent] = 1;
-        total += 8 * list_planes(plan->length, with->planes, from, to, with->list);
-        total += 8 * list_planes(plan->length, with->planes, to, from, with->list);
+        total += list_planes(plan, with->planes, from, to, with->list);
+        total += list_planes(plan, with->planes, to, from, with->list);
     }
-    return total;
+    return total * planes_of_eight(plan);
 }
 
 static void write_nodes(planes_conv *conv, const group_tree *tree, size_t group, builder *with) {
@@ -176,13 +180,13 @@ static void write_nodes(planes_conv *conv, const group_tree *tree, size_t group,
         const int32_t parent = tree->parents[node];
         const uint8_t *to = tree->bits + node * filter_bytes;
         const uint8_t *from = parent < 0 ? NULL : tree->bits + (size_t)parent * filter_bytes;
-        const size_t subtract = list_planes(plan->length, with->planes, from, to, index);
-        index += subtract * 8;
-        const size_t add = list_planes(plan->length, with->planes, to, from, index);
-        index += add * 8;
+        const size_t subtract = list_planes(plan, with->planes, from, to, index);
+        index += subtract * planes_of_eight(plan);
+        const size_t add = list_planes(plan, with->planes, to, from, index);
+        index += add * planes_of_eight(plan);
         const bool mixed = subtract % 2 && add;
         const size_t rest = add - mixed;
-        with->offsets[node] = (parent < 0 ? 0 : with->offsets[parent]) + 8 * (int64_t)subtract;
+        with->offsets[node] = (parent < 0 ? 0 : with->offsets[parent]) + (int64_t)(subtract * planes_of_eight(plan));
         program->nodes[i] = (planes_node){
             .from = (uint16_t)(parent < 0 ? 0 : tree->slots[parent] + 1),
             .to = (uint16_t)(tree->slots[node] + 1),
@@ -208,7 +212,7 @@ bool planes_program_build(planes_conv *conv, const group_tree *tree, size_t grou
         .offsets = allocate(tree->node_count, sizeof *with.offsets),
         .has_child = allocate(tree->node_count, 1),
         .planes = allocate(plan->length, sizeof *with.planes),
-        .list = allocate(plan->length + 8, sizeof *with.list),
+        .list = allocate(plan->length + planes_of_eight(plan), sizeof *with.list),
         .tap_sums = allocate((rows + 1) * (columns + 1), sizeof *with.tap_sums),
     };
     program->counter_planes = plan->counter_planes;
@@ -216,15 +220,16 @@ bool planes_program_build(planes_conv *conv, const group_tree *tree, size_t grou
     program->counter_sets = tree->slot_count + 1;
     program->node_count = tree->node_count;
     program->nodes = allocate(tree->node_count, sizeof *program->nodes);
-    program->window_16 = divide_up(plan->length, 16);
-    program->window = allocate(program->window_16 * 16, sizeof *program->window);
+    program->window_16 = divide_up(plan->length, 2 * planes_of_eight(plan));
+    const size_t window = program->window_16 * 2 * planes_of_eight(plan);
+    program->window = allocate(window, sizeof *program->window);
     bool fits = with.offsets && with.has_child && with.planes && with.list && with.tap_sums && program->nodes &&
                 program->window;
     if (fits) {
         memset(with.has_child, 0, tree->node_count);
         for (size_t input = 0; input < plan->length; input++)
             with.planes[input] = plane_index(plan, input);
-        for (size_t i = 0; i < program->window_16 * 16; i++)
+        for (size_t i = 0; i < window; i++)
             program->window[i] = i < plan->length ? with.planes[i] : (uint16_t)0;
         program->index = allocate(count_indices(plan, tree, &with), sizeof *program->index);
         fits = program->index != NULL;

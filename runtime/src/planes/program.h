@@ -5,7 +5,7 @@
 #include "planes.h"
 
 /* How a node's counters come from its parent's. Planes to subtract come in units of 16 and in eights, then those to
- * add. */
+ * add; in halves, a unit's planes are pairs of planes. */
 typedef struct planes_node {
     uint16_t from, to; /* counters: sets of counter_planes vectors */
     uint16_t subtract_16, add_16;
@@ -31,8 +31,8 @@ typedef struct planes_program {
 typedef struct planes_block {
     const planes_program *program;
     const uint8_t *planes;
-    uint8_t *parity;   /* one vector, just before the counters */
-    uint8_t *counters; /* [counter_sets][counter_planes] vectors; set 0 is the root's */
+    uint8_t *parity;   /* one vector, in the place of one counter just before the counters */
+    uint8_t *counters; /* [counter_sets][counter_planes] vectors, or pairs of them; set 0 is the root's */
     const uint64_t *constants;
     size_t mask_count;        /* classes of rows beside that of `constants` */
     const uint8_t *masks;     /* [mask_count] vectors */
@@ -46,7 +46,7 @@ typedef struct planes_block {
 typedef void planes_count_function(const planes_block *block);
 planes_count_function planes_count_portable;
 #if defined(__x86_64__)
-planes_count_function planes_count_avx2, planes_count_avx512vl, planes_count_avx512;
+planes_count_function planes_count_avx2, planes_count_avx512_halves, planes_count_avx512;
 #endif
 
 /* The output pixels of some channels in one 64-bit word of lanes, in 8 / pitch slots: y = dot * scale + shift, the

@@ -266,7 +266,7 @@ static void count_row(const planes_sheet *sheet, size_t group, size_t j) {
         .program = conv->programs + group,
         .planes = sheet->planes + j * (size_t)plan->params.strides[0] * lane_bytes,
         .parity = sheet->counters,
-        .counters = sheet->counters + lane_bytes,
+        .counters = sheet->counters + plan->halves * lane_bytes,
         .signs_pitch = job->rows * lane_bytes,
         .want_signs = job->compares_dots,
         .counted = job->y ? sheet->counted : NULL,
@@ -330,8 +330,8 @@ static void lay_out(planes_job *job, bool *overflow) {
     *bytes = 0;
     job->planes = scratch_reserve(bytes, 1 + columns, job->column_bytes, overflow); /* less than 2^19 */
     job->signs = scratch_reserve(bytes, job->bits ? times(filters, job->rows, overflow) : 0, lane_bytes, overflow);
-    job->counters =
-        scratch_reserve(bytes, plus(2, times(sets, counter_planes, overflow), overflow), lane_bytes, overflow);
+    job->counters = scratch_reserve(bytes, plus(2, times(sets, counter_planes, overflow), overflow),
+                                    plan->halves * lane_bytes, overflow);
     job->masks = scratch_reserve(bytes, job->compares_dots ? 64 : 0, lane_bytes, overflow);
     job->counted =
         scratch_reserve(bytes, job->y ? times(filters, counter_planes + 1, overflow) : 0, lane_bytes, overflow);
