@@ -422,7 +422,9 @@ static void lay_out(channels_job *job, bool *overflow) {
     const size_t lists = plus(times(input_rows, job->lists_of_row, overflow), 1, overflow);
     const size_t out_positions = times(job->band_rows, 8 * sign_bytes(plan->out_width), overflow);
     size_t bytes = 0;
-    job->pixels = scratch_reserve(&bytes, times(plus(input_positions, 3, overflow), job->words, overflow), 8, overflow);
+    /* And room for the reference, the padding, and what is read beyond the last of them. */
+    const size_t pixel_words = plus(times(plus(input_positions, 2, overflow), job->words, overflow), 8, overflow);
+    job->pixels = scratch_reserve(&bytes, pixel_words, sizeof(uint64_t), overflow);
     job->offsets = scratch_reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
     job->lists = scratch_reserve(&bytes, lists, job->list_bytes, overflow);
     job->tap_lists = scratch_reserve(&bytes, plan->chunk_taps, sizeof(channels_list *), overflow);

@@ -30,7 +30,8 @@ static inline size_t channels_list_bytes(size_t channels) {
 typedef void channels_list_function(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
                                     const uint16_t *offsets, size_t channels, channels_list *list);
 
-/* Pixels of a map, [rows][row_pitch][words], of which `width` in each row are used. */
+/* Pixels of a map, [rows][row_pitch][words], of which `width` in each row are used; 8 words may be read from any of
+ * them. */
 typedef struct channels_pixels {
     const uint64_t *pixels;
     size_t rows, width, row_pitch, words;
@@ -96,30 +97,31 @@ static inline void channels_split(const uint8_t *vectors, size_t lane_words, siz
             words[w][i] = load_word(vectors + 8 * w, 8);
 }
 
-/* Vertical counters of six planes begin where their highest plane comes to tell. */
+typedef uint64_t channels_words __attribute__((vector_size(64)));
+
+/* Vertical counters of six planes, of 512 channels at a time, begin where their highest plane comes to tell. */
 __attribute__((always_inline)) static inline void channels_find_majority(const channels_pixels *map,
                                                                          uint64_t *reference) {
     const size_t pixels = map->rows * map->width, step = divide_up(pixels, 63), words = map->words;
     const size_t count = step ? divide_up(pixels, step) : 0;
     for (size_t first = 0; first < words; first += 8) {
         const size_t some = smaller(words - first, 8);
-        uint64_t planes[6][8], carry[8] = {0};
+        channels_words planes[6], carry = {0};
         for (size_t k = 0; k < 6; k++)
-            for (size_t w = 0; w < 8; w++)
-                planes[k][w] = -(uint64_t)((31 - count / 2) >> k & 1);
+            planes[k] = carry - ((31 - count / 2) >> k & 1);
         size_t row = 0, column = 0;
         for (size_t i = 0; i < count; i++) {
-            memcpy(carry, map->pixels + (row * map->row_pitch + column) * words + first, some * sizeof *carry);
-            for (size_t k = 0; k < 6; k++)
-                for (size_t w = 0; w < 8; w++) {
-                    const uint64_t both = planes[k][w] & carry[w];
-                    planes[k][w] ^= carry[w];
-                    carry[w] = both;
-                }
+            memcpy(&carry, map->pixels + (row * map->row_pitch + column) * words + first, sizeof carry);
+#pragma GCC unroll 6
+            for (size_t k = 0; k < 6; k++) {
+                const channels_words both = planes[k] & carry;
+                planes[k] ^= carry;
+                carry = both;
+            }
             for (column += step; column >= map->width; column -= map->width)
                 row++;
         }
-        memcpy(reference + first, planes[5], some * sizeof *carry);
+        memcpy(reference + first, &planes[5], some * sizeof *reference);
     }
 }
 

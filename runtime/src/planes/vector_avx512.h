@@ -17,16 +17,15 @@ typedef __m512i V;
 #define xor3(a, b, c) _mm512_ternarylogic_epi64(a, b, c, 0x96)
 #define majority(a, b, c) _mm512_ternarylogic_epi64(a, b, c, 0xe8)
 #define select(m, a, b) _mm512_ternarylogic_epi64(m, a, b, 0xca)
-/* The carry from b, c and t = a ^ b: c where a and b differ, else b. Bit 4b + 2c + t of the immediate is its value. */
-#define CARRY_BIT(i, na, nb, nc)                                                                                       \
-    (((((i) & 1) ^ (na) ^ (nb)) ? (((i) >> 1 & 1) ^ (nc)) : (((i) >> 2 & 1) ^ (nb))) << (i))
+/* The majority of a, b and c: bit 4 a + 2 b + c of the immediate is its value. */
+#define CARRY_BIT(i, na, nb, nc) (((((i) >> 2 & 1) ^ (na)) + (((i) >> 1 & 1) ^ (nb)) + (((i) & 1) ^ (nc))) >> 1 << (i))
 #define CARRY_TABLE(na, nb, nc)                                                                                        \
     (CARRY_BIT(0, na, nb, nc) | CARRY_BIT(1, na, nb, nc) | CARRY_BIT(2, na, nb, nc) | CARRY_BIT(3, na, nb, nc) |       \
      CARRY_BIT(4, na, nb, nc) | CARRY_BIT(5, na, nb, nc) | CARRY_BIT(6, na, nb, nc) | CARRY_BIT(7, na, nb, nc))
 #define full_add(a, b, c, na, nb, nc)                                                                                  \
     do {                                                                                                               \
         const V t_ = xor2(a, b);                                                                                       \
-        b = _mm512_ternarylogic_epi64(b, c, t_, CARRY_TABLE(na, nb, nc));                                              \
+        b = _mm512_ternarylogic_epi64(a, b, c, CARRY_TABLE(na, nb, nc));                                               \
         a = xor2(t_, c);                                                                                               \
     } while (0)
 #define plane(p, n) load(p)
