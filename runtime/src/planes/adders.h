@@ -20,7 +20,7 @@
  *     PLANE(k, n)             the unit's plane k, as plane() gives it; INDEX(unit, k) is its number in such a list
  *     L                       how many counters there are: c0 to c(L - 1), of which plane k holds bit k of every count
  *
- * Planes come in units of 16, whose adders form a tree so that few of them wait for another, and of 8. */
+ * Planes come in units of 16 and of 8. The adders of eight form a tree, so that few of them wait for another. */
 #ifndef BNNCC_ADDERS_H
 #define BNNCC_ADDERS_H
 
@@ -54,64 +54,46 @@
     HALF(7, c7)                                                                                                        \
     HALF(8, c8) HALF(9, c9) HALF(10, c10) HALF(11, c11) HALF(12, c12) HALF(13, c13) HALF(14, c14) HALF(15, c15)
 
-/* Sixteen planes, the first eight inverted where N0 is 1, the others where N1 is: the carry of weight 16 goes to `out`.
- */
-#define UNIT_16(N0, N1, out)                                                                                           \
+/* Eight planes of a unit, from plane K on, inverted where N is 1: the carry of weight 8 goes to `out`. */
+#define ADD_8(K, N, out)                                                                                               \
     do {                                                                                                               \
-        FETCH(16);                                                                                                     \
-        V s0 = PLANE(0, N0), h0 = PLANE(1, N0), z_ = PLANE(2, N0);                                                     \
-        full_add(s0, h0, z_, N0, N0, N0);                                                                              \
-        V s1 = PLANE(3, N0), h1 = PLANE(4, N0);                                                                        \
-        z_ = PLANE(5, N0);                                                                                             \
-        full_add(s1, h1, z_, N0, N0, N0);                                                                              \
-        V h2 = PLANE(6, N0);                                                                                           \
-        full_add(s0, h2, s1, N0, N0, N0);                                                                              \
-        full_add(h0, h1, h2, 0, 0, 0);                                                                                 \
-        V s2 = PLANE(8, N1), h3 = PLANE(9, N1);                                                                        \
-        z_ = PLANE(10, N1);                                                                                            \
-        full_add(s2, h3, z_, N1, N1, N1);                                                                              \
-        V s3 = PLANE(11, N1), h4 = PLANE(12, N1);                                                                      \
-        z_ = PLANE(13, N1);                                                                                            \
-        full_add(s3, h4, z_, N1, N1, N1);                                                                              \
-        V h5 = PLANE(14, N1);                                                                                          \
-        full_add(s2, h5, s3, N1, N1, N1);                                                                              \
-        full_add(h3, h4, h5, 0, 0, 0);                                                                                 \
-        V h6 = PLANE(7, N0);                                                                                           \
-        full_add(s0, h6, s2, N0, N0, N1);                                                                              \
-        V h7 = PLANE(15, N1);                                                                                          \
-        full_add(s0, h7, c0, N1, N1, 0);                                                                               \
-        c0 = s0;                                                                                                       \
-        full_add(h0, h3, h6, 0, 0, 0);                                                                                 \
-        full_add(h0, h7, c1, 0, 0, 0);                                                                                 \
-        c1 = h0;                                                                                                       \
-        full_add(h1, h4, h3, 0, 0, 0);                                                                                 \
-        full_add(h1, h7, c2, 0, 0, 0);                                                                                 \
-        c2 = h1;                                                                                                       \
-        full_add(h4, h7, c3, 0, 0, 0);                                                                                 \
-        c3 = h4;                                                                                                       \
-        (out) = h7;                                                                                                    \
-    } while (0)
-
-#define UNIT_8(N, out)                                                                                                 \
-    do {                                                                                                               \
-        FETCH(8);                                                                                                      \
-        V s0 = PLANE(0, N), h0 = PLANE(1, N), z_ = PLANE(2, N);                                                        \
+        V s0 = PLANE(K, N), h0 = PLANE(K + 1, N), z_ = PLANE(K + 2, N);                                                \
         full_add(s0, h0, z_, N, N, N);                                                                                 \
-        V s1 = PLANE(3, N), h1 = PLANE(4, N);                                                                          \
-        z_ = PLANE(5, N);                                                                                              \
+        V s1 = PLANE(K + 3, N), h1 = PLANE(K + 4, N);                                                                  \
+        z_ = PLANE(K + 5, N);                                                                                          \
         full_add(s1, h1, z_, N, N, N);                                                                                 \
-        V h2 = PLANE(6, N);                                                                                            \
+        V h2 = PLANE(K + 6, N);                                                                                        \
         full_add(s0, h2, s1, N, N, N);                                                                                 \
         full_add(h0, h1, h2, 0, 0, 0);                                                                                 \
-        V h3 = PLANE(7, N);                                                                                            \
+        V h3 = PLANE(K + 7, N);                                                                                        \
         full_add(s0, h3, c0, N, N, 0);                                                                                 \
         c0 = s0;                                                                                                       \
         full_add(h0, h3, c1, 0, 0, 0);                                                                                 \
         c1 = h0;                                                                                                       \
         full_add(h1, h3, c2, 0, 0, 0);                                                                                 \
         c2 = h1;                                                                                                       \
-        (out) = and2(c3, h3);                                                                                          \
-        c3 = xor2(c3, h3);                                                                                             \
+        (out) = h3;                                                                                                    \
+    } while (0)
+
+/* Sixteen planes, the first eight inverted where N0 is 1, the others where N1 is: the carry of weight 16 goes to `out`.
+ */
+#define UNIT_16(N0, N1, out)                                                                                           \
+    do {                                                                                                               \
+        FETCH(16);                                                                                                     \
+        V first_, second_;                                                                                             \
+        ADD_8(0, N0, first_);                                                                                          \
+        ADD_8(8, N1, second_);                                                                                         \
+        full_add(c3, second_, first_, 0, 0, 0);                                                                        \
+        (out) = second_;                                                                                               \
+    } while (0)
+
+#define UNIT_8(N, out)                                                                                                 \
+    do {                                                                                                               \
+        FETCH(8);                                                                                                      \
+        V first_;                                                                                                      \
+        ADD_8(0, N, first_);                                                                                           \
+        (out) = and2(c3, first_);                                                                                      \
+        c3 = xor2(c3, first_);                                                                                         \
     } while (0)
 
 /* Carries of weight 16 wait for a second one, and those two make of weight 32 for a second one. */
