@@ -65,10 +65,7 @@ double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t
 }
 
 double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height, size_t threads) {
-    const double plane = plan->lane_bytes == 64                                      ? 0.36
-                         : plan->halves == 2                                      ? 0.26
-                         : plan->lane_bytes == 32                                    ? 0.45
-                                                                                     : 1.2;
+    const double plane = plan->lane_bytes == 64 ? 0.36 : plan->halves == 2 ? 0.26 : plan->lane_bytes == 32 ? 0.45 : 1.2;
     /* Maps that are not narrow are prepared row by row and slot by slot. */
     const double prepare = plan->narrow ? 3.0 : 6.0 * (double)(plan->lane_bytes / plan->pitch);
     planes_split split;

@@ -110,9 +110,17 @@ TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)
 }
 
 const channels_steps channels_avx512vl = {
-    HALF_BYTES, channels_majority_avx512, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512, split,
+    HALF_BYTES,
+    channels_majority_avx512,
+    channels_list_avx512,
+    channels_join_avx512,
+    count,
+    add,
+    channels_expand_avx512,
+    split,
 };
 const channels_steps channels_avx512vl_vbmi2 = {
-    HALF_BYTES, channels_majority_avx512, channels_list_vbmi2, channels_join_avx512, count, add, channels_expand_avx512, split,
+    HALF_BYTES, channels_majority_avx512, channels_list_vbmi2, channels_join_avx512, count, add, channels_expand_avx512,
+    split,
 };
 #endif
