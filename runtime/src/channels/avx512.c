@@ -8,8 +8,7 @@
 
 #include "count.h"
 
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))) void
-channels_majority_avx512(const channels_pixels *map, uint64_t *reference) {
+TARGET void channels_majority_avx512(const channels_pixels *map, uint64_t *reference) {
     channels_find_majority(map, reference);
 }
 

@@ -30,7 +30,8 @@ typedef struct channels_job {
     size_t vectors_bytes; /* of one count: 1 + counters planes */
     bool keeps_counts;    /* from one chunk of taps to the next, or for floats */
     /* Where a piece's parts are in its memory. */
-    size_t pixels, lists, tap_lists, tap_steps, joined, offsets, tap_sums, starts, signs, counts, add, inside;
+    size_t pixels, lists, tap_lists, tap_places, tap_steps, joined, offsets, tap_sums, starts, signs, counts, add,
+        inside;
     size_t part_numbers; /* room in a part of a joined list */
     size_t piece_bytes;
     uint8_t *pieces;
@@ -47,11 +48,11 @@ typedef struct channels_band {
     uint16_t *offsets;               /* [channels]: of the plane opposite to the reference, within a tap, in eighths */
     uint8_t *lists;                  /* [1 + input row * lists_of_row]; the first one is that of rows in the padding */
     const channels_list **tap_lists; /* [chunk_taps], of the pair at hand */
-    size_t *tap_steps;               /* [chunk_taps]: bytes from there to those of the row's next pair */
-    uint16_t *joined;                /* [LIST_PARTS][part_numbers] */
-    uint8_t *tap_sums;               /* [block][tap] counts */
-    uint8_t *starts;                 /* [column class] counts */
-    uint8_t *signs;                  /* [block][output position] vectors; rows of whole bytes of positions */
+    size_t *tap_places, *tap_steps; /* [chunk_taps]: where those are, in bytes; how far on those of the next pair are */
+    uint16_t *joined;               /* [LIST_PARTS][part_numbers] */
+    uint8_t *tap_sums;              /* [block][tap] counts */
+    uint8_t *starts;                /* [column class] counts */
+    uint8_t *signs;                 /* [block][output position] vectors; rows of whole bytes of positions */
     /* Of every output pixel of the band: */
     uint8_t *counts;       /* of the block at hand */
     int32_t *add, *inside; /* see channels_expansion */
@@ -204,7 +205,7 @@ static void find_tap_lists(const channels_band *band, const row_taps *row, size_
         const int64_t y = row->input_row + job->conv->tap_places[tap].row * params->dilations[0];
         const size_t column = (size_t)(job->conv->tap_places[tap].column * params->dilations[1]);
         const bool inside = y >= 0 && y < (int64_t)band->input_rows;
-        band->tap_lists[tap - begin] = list_at(band, inside ? 1 + (size_t)y * job->lists_of_row + column : 0);
+        band->tap_places[tap - begin] = inside ? (1 + (size_t)y * job->lists_of_row + column) * job->list_bytes : 0;
         band->tap_steps[tap - begin] = inside ? 2 * (size_t)params->strides[1] * job->list_bytes : 0;
     }
 }
@@ -223,10 +224,11 @@ static void join_taps(const channels_band *band, size_t taps, channels_pair *pai
     size_t sizes[LIST_PARTS];
     for (size_t part = 0; part < LIST_PARTS; part++)
         lists[part] = ends[part] = band->joined + part * job->part_numbers;
+    for (size_t tap = 0; tap < taps; tap++) {
+        band->tap_lists[tap] = (const channels_list *)(const void *)(band->lists + band->tap_places[tap]);
+        band->tap_places[tap] += band->tap_steps[tap];
+    }
     job->conv->steps->join(band->tap_lists, taps, job->conv->plan.tap_bytes / 8, ends);
-    for (size_t tap = 0; tap < taps; tap++)
-        band->tap_lists[tap] =
-            (const channels_list *)(const void *)((const uint8_t *)band->tap_lists[tap] + band->tap_steps[tap]);
     if (!pair->start[1])
         ends[LIST_SECOND] = lists[LIST_SECOND];
     for (size_t part = 0; part < LIST_PARTS; part++) {
@@ -384,6 +386,7 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
         .offsets = (uint16_t *)(void *)(memory + job->offsets),
         .lists = memory + job->lists,
         .tap_lists = (const channels_list **)(void *)(memory + job->tap_lists),
+        .tap_places = (size_t *)(void *)(memory + job->tap_places),
         .tap_steps = (size_t *)(void *)(memory + job->tap_steps),
         .joined = (uint16_t *)(void *)(memory + job->joined),
         .tap_sums = memory + job->tap_sums,
@@ -428,6 +431,7 @@ static void lay_out(channels_job *job, bool *overflow) {
     job->offsets = scratch_reserve(&bytes, plan->group_channels + LIST_STEP, sizeof(uint16_t), overflow);
     job->lists = scratch_reserve(&bytes, lists, job->list_bytes, overflow);
     job->tap_lists = scratch_reserve(&bytes, plan->chunk_taps, sizeof(channels_list *), overflow);
+    job->tap_places = scratch_reserve(&bytes, plan->chunk_taps, sizeof(size_t), overflow);
     job->tap_steps = scratch_reserve(&bytes, plan->chunk_taps, sizeof(size_t), overflow);
     job->joined = scratch_reserve(&bytes, times(LIST_PARTS, job->part_numbers, overflow), sizeof(uint16_t), overflow);
     job->tap_sums =

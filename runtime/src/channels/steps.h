@@ -30,8 +30,8 @@ static inline size_t channels_list_bytes(size_t channels) {
 typedef void channels_list_function(const uint64_t *first, const uint64_t *second, const uint64_t *reference,
                                     const uint16_t *offsets, size_t channels, channels_list *list);
 
-/* Pixels of a map, [rows][row_pitch][words], of which `width` in each row are used; 8 words may be read from any of
- * them. */
+/* Pixels of a map, [rows][row_pitch][words], of which `width` in each row are used; words up to a multiple of 8 may be
+ * read from any of them. */
 typedef struct channels_pixels {
     const uint64_t *pixels;
     size_t rows, width, row_pitch, words;

@@ -7,9 +7,10 @@
  *     load(p), store(p, v)    aligned
  *     spread(p)               the 64-bit word at p in all lanes
  *     invert(v), xor2, and2, or2(a, b), xor3, majority(a, b, c), select(mask, a, b)
- *     full_add(a, b, c, na, nb, nc)  a := a ^ b ^ c; b := majority of a, b, c, of which a, b, c are inverted first
- *                             where na, nb, nc (constants) are 1
- *     plane(p, n)             load, inverted where n (a constant) is 1 unless full_add sees to it
+ *     full_add(a, b, c, na, nb, nc)  a := a ^ b ^ c, b := their majority. Where planes come as they are, na, nb, nc
+ *                             (constants) tell which of them stand for their complements: b is right, and a stands for
+ *                             its complement where an odd number of them did
+ *     plane(p, n)             load; inverted where n (a constant) is 1, unless full_add sees to it
  *     HALVES                  2 where a vector has two counters for each lane, in its halves; then also
  *     load_lanes(p), store_lanes(p, v)  a vector of lanes in both halves, the lower half
  *     low_half(v), swap_halves(v)  zeros in the upper half; the halves exchanged

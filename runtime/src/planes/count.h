@@ -1,9 +1,9 @@
 /* The counting loop of the bit-plane kernel, for any vector type: to be included by one file per instruction set, after
  * its vector_*.h. adders.h says what that defines.
  *
- * A node's planes come in groups of eight: those to subtract, then those to add. To subtract a plane s from counters is
- * to add ~s, since -s = ~s - 1 for a bit s, and to remember that one must be taken off: program.c keeps that in
- * the node's constants. */
+ * A node's planes (pairs of them in halves) come in groups of eight: those to subtract, then those to add. To subtract
+ * a plane s from counters is to add ~s, since -s = ~s - 1 for a bit s, and to remember that one must be taken off:
+ * program.c keeps that in the node's constants. */
 #include "adders.h"
 
 #ifdef HALVES /* every vector has two counts of half as many lanes; their sum is that of all planes */
@@ -114,7 +114,8 @@ TARGET __attribute__((always_inline)) static inline void count_nodes(const plane
 }
 
 /* The root's counters, of the filter of zeros: minus half the window's ones, rounded down, less one; and the
- * complement of what the rounding lost. The window's planes are listed before the nodes' (window_16 units). */
+ * complement of what the rounding lost. The window's planes are listed before the nodes' (window_16 units). In halves
+ * the lower one has that and the upper one zeros, since nodes add to both, and outputs are their sum. */
 TARGET __attribute__((always_inline)) static inline void count_window(const planes_block *block, const int L) {
     const uint8_t *base = block->planes;
     const uint16_t *index = block->program->window;

@@ -90,7 +90,7 @@ bool planes_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc
 }
 
 size_t planes_work(const planes_plan *plan, const group_tree *trees) {
-    const size_t bytes = sign_bytes(plan->length), eight = 8 * plan->halves;
+    const size_t bytes = sign_bytes(plan->length), at_once = 8 * plan->halves;
     size_t planes = 0;
     for (size_t group = 0; group < (size_t)plan->params.group; group++) {
         const group_tree *tree = trees + group;
@@ -106,7 +106,7 @@ size_t planes_work(const planes_plan *plan, const group_tree *trees) {
                 add += popcount(mine & ~above);
                 subtract += popcount(above & ~mine);
             }
-            planes += eight * (divide_up(add, eight) + divide_up(subtract, eight));
+            planes += at_once * (divide_up(add, at_once) + divide_up(subtract, at_once));
         }
     }
     return planes;

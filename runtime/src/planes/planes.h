@@ -1,6 +1,6 @@
 /* The bit-plane kernel: binary convolution with output pixels in the lanes of vectors and filters in a tree.
  *
- * A plane holds one input of the window (channel, row, column) for as many output pixels as a vector has bits. Counters
+ * A plane holds one input of the window (channel, row, column) for as many output pixels as there are lanes. Counters
  * are planes too ("vertical"): plane k holds bit k of every pixel's count. A filter's counters follow from those of
  * another, its parent in the tree, by adding the planes of the inputs where it alone is 1 and subtracting those where
  * only its parent is.
@@ -43,7 +43,7 @@ typedef struct planes_plan {
 bool planes_plan_create(const bnncc_conv_params *params, size_t out_width, bnncc_isa isa, size_t lane_bytes,
                         planes_plan *plan);
 
-/* Planes that one vector of output pixels takes for the filters of all groups, fillers included. */
+/* Planes that one vector of output pixels takes for the filters of all groups, with what fills the lists of nodes. */
 size_t planes_work(const planes_plan *plan, const group_tree *trees);
 
 /* How a run's rows lie in vectors. */

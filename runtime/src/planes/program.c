@@ -19,14 +19,14 @@ static uint16_t plane_index(const planes_plan *plan, size_t input) {
     return (uint16_t)(vector * (plan->lane_bytes / WORD_BYTES));
 }
 
-/* Planes that the counting loop takes at once, at least. */
-static size_t planes_of_eight(const planes_plan *plan) { return 8 * plan->halves; }
+/* The least number of planes that the counting loop takes at once. */
+static size_t planes_at_once(const planes_plan *plan) { return 8 * plan->halves; }
 
-/* Writes the indices of inputs where `to` is 1 and `from` (NULL: zeros) is not, filled up to eights; returns how many
- * eights. planes: the index of every input. */
+/* Writes the indices of inputs where `to` is 1 and `from` (NULL: zeros) is not, filled up to what is taken at once;
+ * returns how many times that is. planes: the index of every input. */
 static size_t list_planes(const planes_plan *plan, const uint16_t *planes, const uint8_t *to, const uint8_t *from,
                           uint16_t *index) {
-    const size_t length = plan->length, eight = planes_of_eight(plan);
+    const size_t length = plan->length, step = planes_at_once(plan);
     size_t count = 0;
     for (size_t at = 0; to && at < sign_bytes(length); at++) {
         unsigned bits = to[at] & (from ? ~(unsigned)from[at] : ~0u) & (unsigned)low_bits(length - at * 8);
@@ -34,9 +34,9 @@ static size_t list_planes(const planes_plan *plan, const uint16_t *planes, const
             if (bits & 1)
                 index[count++] = planes[input];
     }
-    while (count % eight)
+    while (count % step)
         index[count++] = 0;
-    return count / eight;
+    return count / step;
 }
 
 /* ---- Constants --------------------------------------------------------------------------------------------------- */
@@ -167,7 +167,7 @@ static size_t count_indices(const planes_plan *plan, const group_tree *tree, bui
         total += list_planes(plan, with->planes, from, to, with->list);
         total += list_planes(plan, with->planes, to, from, with->list);
     }
-    return total * planes_of_eight(plan);
+    return total * planes_at_once(plan);
 }
 
 static void write_nodes(planes_conv *conv, const group_tree *tree, size_t group, builder *with) {
@@ -181,12 +181,12 @@ static void write_nodes(planes_conv *conv, const group_tree *tree, size_t group,
         const uint8_t *to = tree->bits + node * filter_bytes;
         const uint8_t *from = parent < 0 ? NULL : tree->bits + (size_t)parent * filter_bytes;
         const size_t subtract = list_planes(plan, with->planes, from, to, index);
-        index += subtract * planes_of_eight(plan);
+        index += subtract * planes_at_once(plan);
         const size_t add = list_planes(plan, with->planes, to, from, index);
-        index += add * planes_of_eight(plan);
+        index += add * planes_at_once(plan);
         const bool mixed = subtract % 2 && add;
         const size_t rest = add - mixed;
-        with->offsets[node] = (parent < 0 ? 0 : with->offsets[parent]) + (int64_t)(subtract * planes_of_eight(plan));
+        with->offsets[node] = (parent < 0 ? 0 : with->offsets[parent]) + (int64_t)(subtract * planes_at_once(plan));
         program->nodes[i] = (planes_node){
             .from = (uint16_t)(parent < 0 ? 0 : tree->slots[parent] + 1),
             .to = (uint16_t)(tree->slots[node] + 1),
@@ -212,7 +212,7 @@ bool planes_program_build(planes_conv *conv, const group_tree *tree, size_t grou
         .offsets = allocate(tree->node_count, sizeof *with.offsets),
         .has_child = allocate(tree->node_count, 1),
         .planes = allocate(plan->length, sizeof *with.planes),
-        .list = allocate(plan->length + planes_of_eight(plan), sizeof *with.list),
+        .list = allocate(plan->length + planes_at_once(plan), sizeof *with.list),
         .tap_sums = allocate((rows + 1) * (columns + 1), sizeof *with.tap_sums),
     };
     program->counter_planes = plan->counter_planes;
@@ -220,8 +220,8 @@ bool planes_program_build(planes_conv *conv, const group_tree *tree, size_t grou
     program->counter_sets = tree->slot_count + 1;
     program->node_count = tree->node_count;
     program->nodes = allocate(tree->node_count, sizeof *program->nodes);
-    program->window_16 = divide_up(plan->length, 2 * planes_of_eight(plan));
-    const size_t window = program->window_16 * 2 * planes_of_eight(plan);
+    program->window_16 = divide_up(plan->length, 2 * planes_at_once(plan));
+    const size_t window = program->window_16 * 2 * planes_at_once(plan);
     program->window = allocate(window, sizeof *program->window);
     bool fits = with.offsets && with.has_child && with.planes && with.list && with.tap_sums && program->nodes &&
                 program->window;

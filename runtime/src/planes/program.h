@@ -5,7 +5,7 @@
 #include "planes.h"
 
 /* How a node's counters come from its parent's. Planes to subtract come in units of 16 and in eights, then those to
- * add; in halves, a unit's planes are pairs of planes. */
+ * add. In halves, all these numbers are of pairs of planes, and counters are pairs of vectors. */
 typedef struct planes_node {
     uint16_t from, to; /* counters: sets of counter_planes vectors */
     uint16_t subtract_16, add_16;
@@ -20,7 +20,7 @@ typedef struct planes_program {
     planes_node *nodes;
     size_t node_count;
     uint16_t *index;
-    uint16_t *window; /* all of the window's planes, filled up to units of 16 with the plane of zeros */
+    uint16_t *window; /* all of the window's planes, filled up to such units of 16 with the plane of zeros */
     size_t window_16;
     int counter_planes;
     size_t counter_sets;

@@ -28,12 +28,14 @@ typedef struct layer {
 
 static inline void draw_shape(random_state *random, int64_t most_filters, layer *made) {
     const int64_t sizes[] = {1, 5, 7, 8, 14, 15, 28, 33, 56, 60};
+    const int64_t full[] = {15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129}; /* words and units, nearly */
     bnncc_conv_params p = {.pad_value = random_between(random, -1, 1)};
     p.group = random_one_in(random, 3) ? random_between(random, 2, 3) : 1;
-    p.in_channels = p.group * random_between(random, 1,
-                                             random_one_in(random, 50)  ? 700
-                                             : random_one_in(random, 4) ? 90
-                                                                        : 12);
+    const int64_t channels = random_between(random, 1,
+                                            random_one_in(random, 50)  ? 700
+                                            : random_one_in(random, 4) ? 90
+                                                                       : 12);
+    p.in_channels = p.group * (random_one_in(random, 10) ? full[random_between(random, 0, 11)] : channels);
     p.out_channels = p.group * random_between(random, 1, random_one_in(random, 3) ? most_filters : 12);
     for (int i = 0; i < 2; i++) {
         p.kernel_shape[i] = random_between(random, 1, random_one_in(random, 3) ? 7 : 3);
@@ -67,6 +69,9 @@ static inline layer draw_layer(random_state *random, int64_t most_filters) {
         made.threshold[i] = (int32_t)random_between(random, -made.length / 3 - 2, made.length / 3 + 2);
         if (random_one_in(random, 10))
             made.threshold[i] = random_one_in(random, 2) ? INT32_MIN : INT32_MAX;
+        else if (random_one_in(random, 10)) /* about the least and the largest sum */
+            made.threshold[i] =
+                (int32_t)((random_one_in(random, 2) ? 1 : -1) * made.length + random_between(random, -2, 2));
     }
     const int64_t outputs = random_between(random, 1, 3); /* bit 0: floats; bit 1: bits */
     if (outputs & 1) {
