@@ -60,7 +60,7 @@ static void check_form(tally *tally, random_state *random, const layer *made, si
     char name[64];
     snprintf(name, sizeof name, "%s, %d bits", bnncc_isa_name(forms[form].isa), (int)forms[form].lane_bytes * 8);
     const bool serves = planes_plan_create(p, (size_t)made->out_width, forms[form].isa, forms[form].lane_bytes, &plan);
-    CHECK(tally, serves || made->length > 5000, "a small layer is refused");
+    CHECK(tally, serves || made->length > 1000, "a small layer is refused");
     if (!serves)
         return;
     CHECK(tally, !epilogue_create(&kept, &made->epilogue, (size_t)p->out_channels, forms[form].isa, &error), "%s",
