@@ -1,0 +1,78 @@
+"""Clusters of neurons: K-means for a given number, hierarchical clustering for a given distance.
+
+Labels are int [n], numbers 0 to K - 1 in the order in which the clusters' first members come, so that equal clusters
+have equal labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.cluster import KMeans
+
+from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
+
+LINKAGES = ("ward", "average", "complete")
+
+
+def neuron_vectors(layer: HiddenLayer, *, bias: bool = True, balanced: bool = False) -> np.ndarray:
+    """Return the vectors (a_i, b_i, C_:,i) [n, d + 1 + m] that Algorithm 2 clusters, or those without the bias.
+
+    balanced: input and output weights of every neuron are scaled to the same norm, as relu lets them be:
+    a sqrt(|c| / |a|) and c sqrt(|a| / |c|); neurons without inputs or outputs are left as they are.
+    """
+    inputs = layer.extended if bias else layer.inputs
+    if not balanced:
+        return np.hstack([inputs, layer.outputs])
+    a, c = np.linalg.norm(inputs, axis=1), np.linalg.norm(layer.outputs, axis=1)
+    both = (a > 0) & (c > 0)
+    factor = np.sqrt(np.divide(c, a, out=np.ones_like(a), where=both), where=both, out=np.ones_like(a))[:, None]
+    return np.hstack([inputs * factor, layer.outputs / factor])
+
+
+def kmeans_labels(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Return labels of `count` clusters of the rows of vectors [n, f], by K-means (scikit-learn's, ten starts).
+
+    Where fewer rows differ than clusters are asked for, there are as many clusters as differing rows. Raises ValueError
+    unless 1 <= count <= n.
+    """
+    if not 1 <= count <= len(vectors):
+        raise ValueError(f"{count} clusters of {len(vectors)} neurons")
+    different = np.unique(vectors, axis=0)
+    if count == len(vectors):
+        return np.arange(count)
+    if count >= len(different):
+        return in_order(np.unique(vectors, axis=0, return_inverse=True)[1].reshape(-1))
+    return in_order(KMeans(count, n_init=10, random_state=seed).fit_predict(vectors))
+
+
+def merge_tree(vectors: np.ndarray, method: str = "ward") -> np.ndarray:
+    """Return the hierarchical clustering of the rows of vectors [n, f]: scipy's linkage matrix [n - 1, 4]."""
+    if method not in LINKAGES:
+        raise ValueError(f"linkage '{method}' is none of {', '.join(LINKAGES)}")
+    return linkage(vectors, method) if len(vectors) > 1 else np.zeros((0, 4))
+
+
+def cut(tree: np.ndarray, distance: float) -> np.ndarray:
+    """Return labels of the clusters that a merge tree has joined at distances up to `distance`."""
+    if not len(tree):
+        return np.zeros(1, int)
+    return in_order(fcluster(tree, distance, "distance"))
+
+
+def threshold_v1(vectors: np.ndarray, constant: float) -> float:
+    """Return the paper's first variant of a layer's distance: constant * sqrt(dimension) (its section 6)."""
+    return constant * float(np.sqrt(vectors.shape[1]))
+
+
+def threshold_v2(vectors: np.ndarray, constant: float) -> float:
+    """Return its second variant: constant * the mean norm of the vectors."""
+    return constant * float(np.linalg.norm(vectors, axis=1).mean())
+
+
+def in_order(labels: np.ndarray) -> np.ndarray:
+    """Return the labels numbered in the order of the clusters' first members."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), int)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse.reshape(-1)]

@@ -1,0 +1,172 @@
+"""From clusters of neurons to a smaller layer: the paper's Algorithms 1, 2 and 3, and what the third one tends to.
+
+Names as in the paper: C~_:,k, a~_k and b~_k are the weights of the neuron that stands for cluster k, I_k its members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bnncc.passes.tropnnc.clustering import kmeans_labels
+from bnncc.passes.tropnnc.hidden_layer import HiddenLayer, from_extended
+
+# ---- One output ----------------------------------------------------------------------------------------------
+
+
+def generators(layer: HiddenLayer) -> np.ndarray:
+    """Return |c_i| (a_i, b_i) [n, d + 1], the generators of a single output's zonotopes."""
+    if layer.outputs.shape[1] != 1:
+        raise ValueError(f"the layer has {layer.outputs.shape[1]} outputs, not one")
+    return np.abs(layer.outputs) * layer.extended
+
+
+def signed_labels(layer: HiddenLayer, count: int, seed: int = 0) -> np.ndarray:
+    """Return the clusters of Algorithm 1: K-means on positive and on negative generators; -1 for neurons of weight 0.
+
+    The two classes share `count` in proportion to their sizes, the paper's K / 2 each where they are equal; a class
+    that is not empty has one cluster at least. Raises ValueError where count is less than that.
+    """
+    rows, weight = generators(layer), layer.outputs[:, 0]
+    members = [np.flatnonzero(weight > 0), np.flatnonzero(weight < 0)]
+    total = sum(len(some) for some in members)
+    least = sum(len(some) > 0 for some in members)
+    if count < least:
+        raise ValueError(f"{count} clusters, where there are positive and negative generators")
+    count = min(count, total)
+    labels, used = np.full(layer.neurons, -1), 0
+    shares = _shares([len(some) for some in members], count)
+    for some, share in zip(members, shares, strict=True):
+        if share:
+            labels[some] = used + kmeans_labels(rows[some], share, seed)
+            used = labels.max() + 1
+    return labels
+
+
+def _shares(sizes: list[int], count: int) -> list[int]:
+    """`count` in proportion to two sizes, no share above its size nor, where that is not 0, below 1."""
+    if not all(sizes):
+        return [count if size else 0 for size in sizes]
+    first = round(count * sizes[0] / sum(sizes))
+    first = min(max(first, 1, count - sizes[1]), sizes[0], count - 1)
+    return [first, count - first]
+
+
+def merge_single_output(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
+    """Algorithm 1: each cluster's generator is the sum of its members', its output weight their sign.
+
+    labels: see signed_labels; neurons with the label -1 are dropped.
+    """
+    return _merge_generators(layer, labels, np.add.reduce)
+
+
+def merge_zonotope_kmeans(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
+    """Zonotope K-means (Misiakos et al., 2022), the baseline of Algorithm 1: the mean in place of the sum."""
+    return _merge_generators(layer, labels, lambda rows: rows.mean(axis=0))
+
+
+def _merge_generators(
+    layer: HiddenLayer, labels: np.ndarray, representative: Callable[[np.ndarray], np.ndarray]
+) -> HiddenLayer:
+    rows, signs = generators(layer), np.sign(layer.outputs[:, 0])
+    clusters = [np.flatnonzero(labels == k) for k in range(labels.max() + 1)]
+    merged = np.array([representative(rows[some]) for some in clusters]).reshape(-1, rows.shape[1])
+    return from_extended(merged, np.array([signs[some[0]] for some in clusters]).reshape(-1, 1))
+
+
+# ---- Several outputs -----------------------------------------------------------------------------------------
+
+
+def sums_of_clusters(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the sums [K, f] of the rows [n, f] of each cluster."""
+    sums = np.zeros((labels.max() + 1, rows.shape[1]))
+    np.add.at(sums, labels, rows)
+    return sums
+
+
+def merge_multi_output(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
+    """Algorithm 2: the mean of a cluster's input weights and biases, the sum of its output weights."""
+    sizes = np.bincount(labels)[:, None]
+    return from_extended(sums_of_clusters(labels, layer.extended) / sizes, sums_of_clusters(labels, layer.outputs))
+
+
+def merge_neural_path_kmeans(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
+    """Neural Path K-means (Misiakos et al., 2022), the baseline of Algorithm 2: means of input and output weights."""
+    sizes = np.bincount(labels)[:, None]
+    return from_extended(
+        sums_of_clusters(labels, layer.extended) / sizes, sums_of_clusters(labels, layer.outputs) / sizes
+    )
+
+
+def cluster_matrices(layer: HiddenLayer, labels: np.ndarray) -> list[np.ndarray]:
+    """Return, for every cluster, the sums S_j = sum over I_k of C_ji (a_i, b_i) of all outputs: [m, d + 1]."""
+    extended = layer.extended
+    return [layer.outputs[labels == k].T @ extended[labels == k] for k in range(labels.max() + 1)]
+
+
+def objectives(layer: HiddenLayer, labels: np.ndarray, merged: HiddenLayer) -> np.ndarray:
+    """Return the criterion of section 5.2.2 for every cluster [K]: sum over j of |C~_jk (a~_k, b~_k) - S_j|^2."""
+    extended = merged.extended
+    return np.array(
+        [
+            np.sum((np.outer(merged.outputs[k], extended[k]) - sums) ** 2)
+            for k, sums in enumerate(cluster_matrices(layer, labels))
+        ]
+    )
+
+
+def merge_iterative(layer: HiddenLayer, labels: np.ndarray, iterations: int) -> HiddenLayer:
+    """Algorithm 3: from Algorithm 2's weights, output and input weights are fitted in turns, so many times.
+
+    Where the weights that a step divides by are all zero, what it would give is left as it is.
+    """
+    start = merge_multi_output(layer, labels)
+    extended, outputs = start.extended, start.outputs.copy()
+    for k, sums in enumerate(cluster_matrices(layer, labels)):
+        for _ in range(iterations):
+            if np.any(extended[k]):
+                outputs[k] = sums @ extended[k] / (extended[k] @ extended[k])
+            if np.any(outputs[k]):
+                extended[k] = outputs[k] @ sums / (outputs[k] @ outputs[k])
+    return from_extended(extended, outputs)
+
+
+def merge_rank_one(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
+    """What Algorithm 3 tends to: each cluster's sums [m, d + 1] by their best approximation of rank one, from the SVD.
+
+    Such an approximation has one sign to choose, since relu does not: of u v^T and (-u)(-v)^T the one whose direction v
+    lies on the side of the cluster's mean. Its size is shared as Algorithm 2 shares it, v as long as the mean.
+    """
+    start = merge_multi_output(layer, labels)
+    extended, outputs = start.extended, start.outputs.copy()
+    for k, sums in enumerate(cluster_matrices(layer, labels)):
+        left, values, right = np.linalg.svd(sums, full_matrices=False)
+        length = np.linalg.norm(extended[k])
+        if values[0] == 0 or length == 0:
+            continue
+        side = 1 if right[0] @ extended[k] >= 0 else -1
+        extended[k] = side * length * right[0]
+        outputs[k] = side * values[0] / length * left[:, 0]
+    return from_extended(extended, outputs)
+
+
+def merge_sign_frozen(layer: HiddenLayer, labels: np.ndarray, iterations: int) -> HiddenLayer:
+    """The variant of Algorithm 3 for which Proposition 14 holds (its appendix A.6).
+
+    The sign of every C~_jk is that of Algorithm 2's sum. Only the members whose C_ji has it enter the sums of output j,
+    by their absolute values, and |C~_jk| is fitted to those, or 0 where that would be negative.
+    """
+    start = merge_multi_output(layer, labels)
+    rows, extended, outputs = layer.extended, start.extended, np.abs(start.outputs)
+    signs = np.sign(start.outputs)
+    for k in range(start.neurons):
+        members = labels == k
+        same = np.sign(layer.outputs[members]) == signs[k]
+        sums = (np.abs(layer.outputs[members]) * same).T @ rows[members]
+        for _ in range(iterations):
+            if np.any(outputs[k]):
+                extended[k] = outputs[k] @ sums / (outputs[k] @ outputs[k])
+            if np.any(extended[k]):
+                outputs[k] = np.maximum(sums @ extended[k] / (extended[k] @ extended[k]), 0)
+    return from_extended(extended, signs * outputs)
