@@ -1,0 +1,219 @@
+"""TropNNC in graphs: which layers are found, why others are not, and that replacing one is exact where it should be."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+import pytest
+
+from bnncc.passes.tropnnc import graph_layers, merging
+from bnncc.passes.tropnnc.compress import Choice, compress
+from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
+
+COPIES = 3
+
+
+def model(text: str, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A model from ONNX's text form, whose initializers are given as arrays."""
+    made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items())
+    for index, node in enumerate(made.graph.node):
+        node.name = node.name or f"{node.op_type.lower()}{index}"
+    return onnx.shape_inference.infer_shapes(made)
+
+
+def run(made: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    return ort.InferenceSession(made.SerializeToString()).run(None, {"x": x})[0]
+
+
+def copied(rng: np.random.Generator, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [n, ...] three times each, in one random order, as positive multiples; and which row each one is of."""
+    labels = rng.permutation(np.repeat(np.arange(len(weights)), COPIES))
+    labels = np.unique(labels, return_index=True)[0][labels]
+    size = rng.uniform(0.5, 2, len(labels))
+    return weights[labels] * size.reshape(-1, *[1] * (weights.ndim - 1)), labels
+
+
+def norm(rng: np.random.Generator, name: str, channels: int) -> dict[str, np.ndarray]:
+    values = (rng.uniform(0.5, 2, channels), rng.normal(size=channels), rng.normal(size=channels), rng.random(channels))
+    return {f"{name}_{part}": value for part, value in zip(("gamma", "beta", "mean", "var"), values, strict=True)}
+
+
+NETWORKS = {
+    "conv, batch-norm, pool, conv": """
+        net (float[N, 3, 9, 9] x) => (float[N, 4, 4, 4] y) {
+            a = Conv<pads = [1, 1, 1, 1]>(x, w1) b = BatchNormalization(a, n_gamma, n_beta, n_mean, n_var)
+            c = Relu(b) d = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c) y = Conv<pads = [1, 1, 1, 1]>(d, w2, b2)
+        }""",
+    "conv, flatten, gemm": """
+        net (float[N, 3, 9, 9] x) => (float[N, 4] y) {
+            a = Conv<strides = [2, 2]>(x, w1, b1) b = Relu(a) c = AveragePool<kernel_shape = [2, 2]>(b)
+            d = Flatten(c) y = Gemm<transB = 1>(d, w2)
+        }""",
+    "conv, global pool, gemm": """
+        net (float[N, 3, 9, 9] x) => (float[N, 4] y) {
+            a = Conv(x, w1, b1) b = Relu(a) c = GlobalAveragePool(b) d = Flatten(c) y = Gemm(d, w2, b2)
+        }""",
+    "matmul, add, matmul": """
+        net (float[N, 7] x) => (float[N, 4] y) {
+            a = MatMul(x, w1) b = Add(a, b1) c = Relu(b) d = Identity(c) y = MatMul(d, w2)
+        }""",
+}
+
+
+def network(kind: str, rng: np.random.Generator) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    """A network, its hidden layer's true clusters (neurons that are multiples of one another), and inputs."""
+    true = rng.normal(size=(5, 8 if kind.startswith("matmul") else 28))  # bias last
+    rows, labels = copied(rng, true)
+    n = len(rows)
+    constants = {"b1": rows[:, -1], "b2": rng.normal(size=4)}
+    if kind.startswith("matmul"):
+        constants |= {"w1": rows[:, :-1].T, "w2": rng.normal(size=(n, 4))}
+        x = rng.normal(size=(6, 7))
+    else:
+        constants["w1"] = rows[:, :-1].reshape(n, 3, 3, 3)
+        x = rng.normal(size=(6, 3, 9, 9))
+        if "batch-norm" in kind:
+            given = norm(rng, "n", n)
+            scale = given["n_gamma"] / np.sqrt(given["n_var"] + np.float32(1e-5))
+            # So that what follows the batch-norm are the rows
+            constants["w1"] = (rows[:, :-1] / scale[:, None]).reshape(n, 3, 3, 3)
+            given["n_beta"] = rows[:, -1] + given["n_mean"] * scale
+            constants |= given | {"w2": rng.normal(size=(4, n, 3, 3))}
+        elif "flatten" in kind:
+            constants["w2"] = rng.normal(size=(4, n * 9))
+        else:
+            constants["w2"] = rng.normal(size=(n, 4))
+    words = re.split(r"\W+", NETWORKS[kind])
+    used = {name: value for name, value in constants.items() if name in words}
+    return model(NETWORKS[kind], used), labels, x.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("seed", range(3))
+def test_parallel_neurons_of_networks_merge_exactly(kind, seed):
+    """One of three is left, and the function: through batch-norm, pools, flattening, and shapes that are told."""
+    rng = np.random.default_rng(seed)
+    made, labels, x = network(kind, rng)
+    expected = run(made, x)
+    graph = gs.import_onnx(made)
+    (layer,), notes = graph_layers.find_layers(graph)
+    assert [note.text for note in notes] == ["the output layer"]
+    assert layer.channels == len(labels)
+    graph_layers.replace_layer(graph, layer, merging.merge_rank_one(graph_layers.fused_layer(layer), labels))
+    merged = gs.export_onnx(graph)
+    onnx.checker.check_model(merged, full_check=True)
+    assert graph_layers.find_layers(graph)[0][0].channels == len(labels) // COPIES
+    assert "BatchNormalization" not in [node.op for node in graph.nodes]
+    # float32: a hundred products of size 1 to 10, rounded in another order
+    np.testing.assert_allclose(run(merged, x), expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_all_neurons_in_another_order_and_a_shift(kind):
+    rng = np.random.default_rng(7)
+    made, labels, x = network(kind, rng)
+    graph = gs.import_onnx(made)
+    layer = graph_layers.find_layers(graph)[0][0]
+    fused, order = graph_layers.fused_layer(layer), rng.permutation(len(labels))
+    turned = HiddenLayer(fused.inputs[order], fused.bias[order], fused.outputs[order])
+    shift = np.arange(4.0)
+    expected = run(made, x) + shift.reshape(-1, *[1] * (run(made, x).ndim - 2))
+    graph_layers.replace_layer(graph, layer, turned, shift)
+    np.testing.assert_allclose(run(gs.export_onnx(graph), x), expected, rtol=1e-4, atol=2e-4)  # as above
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_columns_of_outputs_go_to_the_channels_they_are_said_to(kind):
+    """What one neuron's outgoing weights of one channel are put to arrives in that channel alone."""
+    made, _, x = network(kind, np.random.default_rng(1))
+    graph = gs.import_onnx(made)
+    layer = graph_layers.find_layers(graph)[0][0]
+    fused, channels = graph_layers.fused_layer(layer), graph_layers.output_channels(layer)
+    assert channels.shape == (fused.outputs.shape[1],)
+    outputs = np.where(channels == 2, fused.outputs, 0)
+    before = run(made, x)
+    graph_layers.replace_layer(graph, layer, HiddenLayer(fused.inputs, fused.bias, outputs), None)
+    after = run(gs.export_onnx(graph), x)
+    np.testing.assert_allclose(after[:, 2], before[:, 2], rtol=1e-4, atol=2e-4)
+    rest = np.delete(after, 2, axis=1)
+    assert np.ptp(rest.swapaxes(0, 1).reshape(3, -1), axis=1).max() < 1e-6  # their bias
+
+
+REFUSED = {
+    "several readers": ("a = Conv(x, w1) b = Relu(a) c = Conv(b, w2) d = Neg(b) e = Conv(d, w2) y = Mul(c, e)", "conv0",
+                        "it has several readers (Conv, Neg)"),
+    "sum": ("a = Conv(x, w1) b = Add(a, x) c = Relu(b) y = Conv(c, w2)", "conv0", "a sum of branches follows it"),
+    "sum after relu": ("a = Conv(x, w1) b = Relu(a) c = Add(b, x) y = Conv(c, w2)", "conv0",
+                       "a sum of branches follows its ReLU"),
+    "other activation": ("a = Conv(x, w1) b = Sigmoid(a) y = Conv(b, w2)", "conv0", "Sigmoid follows it, not ReLU"),
+    "groups": ("a = Conv<group = 3>(x, wg) b = Relu(a) y = Conv(b, w2)", "conv0", "a convolution in groups"),
+    "groups behind": ("a = Conv(x, w1) b = Relu(a) y = Conv<group = 3>(b, wg)", "conv0",
+                      "'conv2' reads it: a convolution in groups"),
+    "transposed": ("a = ConvTranspose(x, w1) b = Relu(a) y = Conv(b, w2)", "convtranspose0",
+                   "a transposed convolution"),
+    "not finite": ("a = Conv(x, wn) b = Relu(a) y = Conv(b, w2)", "conv0", "weights not finite"),
+    "weights": ("a = Conv(x, w1) b = Relu(a) c = ReduceMean<axes = [0], keepdims = 1>(b) y = Conv(c, w2)", "conv0",
+                "ReduceMean follows its ReLU"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_why_layers_are_left_alone(case):
+    body, name, reason = REFUSED[case]
+    rng = np.random.default_rng(0)
+    constants = {"w1": rng.normal(size=(3, 3, 1, 1)), "w2": rng.normal(size=(3, 3, 1, 1)),
+                 "wg": rng.normal(size=(3, 1, 1, 1)), "wn": np.full((3, 3, 1, 1), np.nan)}  # fmt: skip
+    used = {key: value for key, value in constants.items() if f"{key})" in body}
+    made = model(f"net (float[1, 3, 5, 5] x) => (float[1, 3, 5, 5] y) {{ {body} }}", used)
+    layers, notes = graph_layers.find_layers(gs.import_onnx(made))
+    assert name not in [layer.first.name for layer in layers]
+    assert {note.node: note.text for note in notes}[name] == reason
+
+
+# ---- Whole graphs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("choice", [{"keep": 1.0}, {"v1": 0.0}, {"v2": 0.0}, {"keep": 1.0, "mode": "paper"}])
+def test_compressing_to_all_channels_changes_nothing(kind, choice):
+    made, labels, x = network(kind, np.random.default_rng(3))
+    graph = gs.import_onnx(made)
+    changes, notes = compress(graph, Choice(**choice))
+    assert [(change.before, change.after) for change in changes] == [(len(labels), len(labels))]
+    assert [note.text for note in notes] == ["the output layer"]
+    expected = run(made, x)
+    np.testing.assert_allclose(run(gs.export_onnx(graph), x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_compressing_to_shares_and_distances():
+    made, labels, x = network("conv, batch-norm, pool, conv", np.random.default_rng(3))
+    for choice, least, most in (({"keep": 0.4}, 6, 6), ({"keep": 0.01}, 1, 1), ({"v2": 1.5}, 2, 14), ({"v1": 9}, 1, 1)):
+        graph = gs.import_onnx(made)
+        (change,), _ = compress(graph, Choice(**choice))
+        assert change.before == len(labels)
+        assert least <= change.after <= most
+        assert graph_layers.find_layers(graph)[0][0].channels == change.after
+        assert run(gs.export_onnx(graph), x).shape == run(made, x).shape
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({}, "one of keep, v1 and v2 is to be given, not none"),
+        ({"keep": 0.5, "v2": 1}, "one of keep, v1 and v2 is to be given, not keep and v2"),
+        ({"keep": 0}, "keep is 0; it is a share above 0 and at most 1"),
+        ({"keep": 1.5}, "keep is 1.5; it is a share above 0 and at most 1"),
+        ({"v1": -1}, "v1 is -1; it is a distance of at least 0"),
+        ({"v2": float("nan")}, "v2 is nan; it is a distance of at least 0"),
+        ({"v2": 1, "mode": "svd"}, "mode 'svd' is none of matched, paper"),
+    ],
+)
+def test_refused_choices(choice, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Choice(**choice)
