@@ -12,28 +12,32 @@ from bnncc.passes.tropnnc import clustering, graph_layers, merging
 from bnncc.passes.tropnnc import variance_matching as vm
 
 MODES = ("matched", "paper")
+THRESHOLDS = {"v1": clustering.threshold_v1, "v2": clustering.threshold_v2, "v3": clustering.threshold_v3}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How many clusters a hidden layer gets, by exactly one of three, and what stands for a cluster.
+    """How many clusters a hidden layer gets, by exactly one of four, and what stands for a cluster.
 
-    keep: the share of neurons that are left, in (0, 1], by K-means; v1, v2: the constant of the distance at which
-    Ward's hierarchical clustering is cut (see clustering.threshold_v1 and threshold_v2), at least 0. mode: "matched"
-    for variance matching where a batch-norm tells of the pre-activations and Algorithm 2 elsewhere, "paper" for
-    Algorithm 2 throughout. seed: of K-means. Raises ValueError for anything else.
+    keep: the share of neurons that are left, in (0, 1], by K-means; v1, v2, v3: the constant of the distance at which
+    Ward's hierarchical clustering is cut (see clustering.threshold_v1 and its like), at least 0. mode: "matched" for
+    variance matching where a batch-norm tells of the pre-activations and Algorithm 2 elsewhere, "paper" for Algorithm 2
+    throughout. seed: of K-means. Raises ValueError for anything else.
     """
 
     keep: float | None = None
     v1: float | None = None
     v2: float | None = None
+    v3: float | None = None
     mode: str = "matched"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        given = {name: value for name in ("keep", "v1", "v2") if (value := getattr(self, name)) is not None}
+        given = {name: value for name in ("keep", *THRESHOLDS) if (value := getattr(self, name)) is not None}
         if len(given) != 1:
-            raise ValueError(f"one of keep, v1 and v2 is to be given, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"one of keep, {', '.join(THRESHOLDS)} is to be given, not {' and '.join(given) or 'none'}"
+            )
         (name, value), *_ = given.items()
         if name == "keep" and not 0 < value <= 1:
             raise ValueError(f"keep is {value}; it is a share above 0 and at most 1")
@@ -46,11 +50,8 @@ class Choice:
         """Return the clusters of vectors [n, f]: int [n]."""
         if self.keep is not None:
             return clustering.kmeans_labels(vectors, max(1, round(self.keep * len(vectors))), self.seed)
-        distance = (
-            clustering.threshold_v1(vectors, self.v1)
-            if self.v1 is not None
-            else clustering.threshold_v2(vectors, self.v2)
-        )
+        (name,) = (name for name in THRESHOLDS if getattr(self, name) is not None)
+        distance = THRESHOLDS[name](vectors, getattr(self, name))
         return clustering.cut(clustering.merge_tree(vectors), distance)
 
 

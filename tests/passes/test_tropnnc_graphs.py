@@ -180,7 +180,9 @@ def test_why_layers_are_left_alone(case):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("choice", [{"keep": 1.0}, {"v1": 0.0}, {"v2": 0.0}, {"keep": 1.0, "mode": "paper"}])
+@pytest.mark.parametrize(
+    "choice", [{"keep": 1.0}, {"v1": 0.0}, {"v2": 0.0}, {"v3": 0.0}, {"keep": 1.0, "mode": "paper"}]
+)
 def test_compressing_to_all_channels_changes_nothing(kind, choice):
     made, labels, x = network(kind, np.random.default_rng(3))
     graph = gs.import_onnx(made)
@@ -205,8 +207,8 @@ def test_compressing_to_shares_and_distances():
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({}, "one of keep, v1 and v2 is to be given, not none"),
-        ({"keep": 0.5, "v2": 1}, "one of keep, v1 and v2 is to be given, not keep and v2"),
+        ({}, "one of keep, v1, v2, v3 is to be given, not none"),
+        ({"keep": 0.5, "v2": 1}, "one of keep, v1, v2, v3 is to be given, not keep and v2"),
         ({"keep": 0}, "keep is 0; it is a share above 0 and at most 1"),
         ({"keep": 1.5}, "keep is 1.5; it is a share above 0 and at most 1"),
         ({"v1": -1}, "v1 is -1; it is a distance of at least 0"),

@@ -233,6 +233,7 @@ def test_cuts_at_the_papers_thresholds():
     assert clustering.cut(tree, clustering.threshold_v1(vectors, 0.5)).tolist() == [0, 1, 2, 3]
     norms = (0 + 1 + 8 + 65**0.5) / 4
     assert clustering.threshold_v2(vectors, 0.5) == pytest.approx(norms / 2)
+    assert clustering.threshold_v3(vectors, 0.5) == pytest.approx(2**0.15 * norms**0.7 / 2)
     assert clustering.cut(clustering.merge_tree(vectors[:1]), 1.0).tolist() == [0]
     with pytest.raises(ValueError, match="'single'"):
         clustering.merge_tree(vectors, "single")
