@@ -1,11 +1,19 @@
 /* Floats to packed signs: comparison with a threshold per channel or per feature. */
 #include "checked.h"
+#include "cpu.h"
 #include "parallel.h"
 #include "signs.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+/* Rows that share bytes in a stream of bits get bytes of their own, 64 bits of rows at a time: those are `shifts` bits
+ * away in the 64 bits from byte `bytes` of a stream of `rows` rows on, where `inside` has ones. */
+typedef struct row_spreading {
+    _Alignas(64) uint8_t bytes[64], shifts[64], inside[64];
+    size_t rows; /* 0: the rows cannot be told apart in this way */
+} row_spreading;
 
 /* How rows are compared: element j with threshold[j * threshold_step], in direction[j * direction_step]; a step is 0
  * (one value for all) or 1. */
@@ -14,6 +22,7 @@ typedef struct rule {
     const int8_t *direction;
     size_t threshold_step, direction_step;
     bool nan_bit;
+    const row_spreading *spreading;
 } rule;
 
 /* Packs rows that follow one another. x <= t exactly where -x >= -t, and to negate is to flip the sign bit: x86
@@ -36,6 +45,26 @@ static void rows_portable(const float *x, size_t rows, size_t width, const rule 
                         << (j - begin);
             *bits++ = (uint8_t)byte;
         }
+}
+
+/* What rows of `width` bits, 8 bytes at most, need. */
+static void find_spreading(size_t width, row_spreading *spreading) {
+    const size_t row_bytes = sign_bytes(width);
+    spreading->rows = 0;
+    if (row_bytes > 8 || width % 8 == 0)
+        return;
+    const size_t rows = 8 / row_bytes * 8; /* whole words, and whole bytes of the stream */
+    for (size_t i = 0; i < rows * row_bytes; i++) {
+        const size_t first = i / 8 * 8, from = (first / row_bytes * width + first % row_bytes * 8) / 8; /* the word's */
+        const size_t column = i % row_bytes * 8, shift = i / row_bytes * width + column - from * 8;
+        const size_t count = smaller(width - column, 8);
+        if (shift + count > 64)
+            return;
+        spreading->bytes[i] = (uint8_t)(from + i % 8);
+        spreading->shifts[i] = (uint8_t)shift;
+        spreading->inside[i] = (uint8_t)low_bits(count);
+    }
+    spreading->rows = rows;
 }
 
 #if defined(__x86_64__)
@@ -134,6 +163,54 @@ AVX512 static void rows_avx512(const float *x, size_t rows, size_t width, const 
             *bits++ = (uint8_t)(signs >> 8);
     }
 }
+
+/* Values that are all compared alike as a stream of bits, to the end of a 64-bit word. */
+AVX512 __attribute__((always_inline)) static inline void stream_avx512(const float *x, size_t count, const rule *rule,
+                                                                       uint64_t *stream) {
+    const rule_avx512 with = columns_avx512(rule, 0, 1);
+    const bool nan_bit = rule->nan_bit;
+    for (; count >= 64; count -= 64, x += 64) {
+        uint64_t word = 0;
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 64; i += 16)
+            word |= (uint64_t)compare_avx512(_mm512_loadu_ps(x + i), with, nan_bit) << i;
+        *stream++ = word;
+    }
+    uint64_t word = 0;
+    for (size_t i = 0; i < count; i += 16) {
+        const __mmask16 present = (__mmask16)low_bits(smaller(count - i, 16));
+        word |= (uint64_t)compare_avx512(_mm512_maskz_loadu_ps(present, x + i), with, nan_bit) << i;
+    }
+    *stream = word;
+}
+
+enum { STREAM_WORDS = 128 };
+
+/* The bits of many rows come first: a wide load soon after narrow stores waits. */
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi"))) static void
+rows_avx512vbmi(const float *x, size_t rows, size_t width, const rule *rule, uint8_t *bits) {
+    const row_spreading *spreading = rule->spreading;
+    if (!spreading->rows) {
+        rows_avx512(x, rows, width, rule, bits);
+        return;
+    }
+    const __m512i bytes = _mm512_load_si512((const void *)spreading->bytes);
+    const __m512i shifts = _mm512_load_si512((const void *)spreading->shifts);
+    const __m512i inside = _mm512_load_si512((const void *)spreading->inside);
+    const size_t at_once = spreading->rows, row_bytes = sign_bytes(width);
+    const size_t most = STREAM_WORDS * 64 / width / at_once * at_once;
+    uint64_t stream[STREAM_WORDS + 9]; /* 64 bytes may be read from anywhere in it */
+    for (size_t some; rows > 0; rows -= some, x += some * width, bits += some * row_bytes) {
+        some = smaller(rows, most);
+        stream_avx512(x, some * width, rule, stream);
+        for (size_t row = 0; row < some; row += at_once) {
+            const uint8_t *from = (const uint8_t *)stream + row * width / 8;
+            const __m512i words = _mm512_permutexvar_epi8(bytes, _mm512_loadu_si512((const void *)from));
+            const __m512i spread = _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, words), inside);
+            _mm512_mask_storeu_epi8(bits + row * row_bytes, low_bits(smaller(some - row, at_once) * row_bytes), spread);
+        }
+    }
+}
 #endif
 
 static rows_function *rows_function_for(bnncc_isa isa) {
@@ -142,8 +219,9 @@ static rows_function *rows_function_for(bnncc_isa isa) {
     case BNNCC_ISA_AVX2:
         return rows_avx2;
     case BNNCC_ISA_AVX512BW:
-    case BNNCC_ISA_AVX512VPOPCNTDQ:
         return rows_avx512;
+    case BNNCC_ISA_AVX512VPOPCNTDQ:
+        return cpu_has_avx512vbmi() ? rows_avx512vbmi : rows_avx512;
 #endif
     default:
         return rows_portable;
@@ -172,6 +250,7 @@ typedef struct binarize_job {
     const float *x;
     uint8_t *bits;
     rows_function *compare;
+    row_spreading spreading;
 } binarize_job;
 
 /* Rows [begin, end), those that are compared alike at once. */
@@ -190,6 +269,7 @@ static void binarize_rows(void *argument, size_t begin, size_t end) {
             .threshold_step = params->per_feature && many_thresholds,
             .direction_step = params->per_feature && many_directions,
             .nan_bit = params->nan_bit != 0,
+            .spreading = &job->spreading,
         };
         /* Rows of whole bytes that follow one another are as good as one. */
         const bool one_row = !params->per_feature && width % 8 == 0;
@@ -217,7 +297,9 @@ bnncc_status bnncc_binarize(const bnncc_binarize_params *params, const float *x,
         return BNNCC_OK;
     if (!x || !bits)
         return fail(error, BNNCC_INVALID_ARGUMENT, "%s is NULL", x ? "bits" : "x");
-    binarize_job job = {params, x, bits, rows_function_for(isa)};
+    binarize_job job = {.params = params, .x = x, .bits = bits, .compare = rows_function_for(isa)};
+    if (!params->per_feature)
+        find_spreading((size_t)params->width, &job.spreading);
     parallel_ranges(parallel, rows, (size_t)params->width / 4 + 8, binarize_rows, &job);
     return BNNCC_OK;
 }

@@ -45,11 +45,13 @@ int bnncc_isa_supported(bnncc_isa isa) {
 
 bool cpu_has_avx512vbmi(void) { return __builtin_cpu_supports("avx512vbmi") != 0; }
 bool cpu_has_avx512vbmi2(void) { return __builtin_cpu_supports("avx512vbmi2") != 0; }
+bool cpu_has_gfni(void) { return __builtin_cpu_supports("gfni") != 0; }
 
 #else
 
 bool cpu_has_avx512vbmi(void) { return false; }
 bool cpu_has_avx512vbmi2(void) { return false; }
+bool cpu_has_gfni(void) { return false; }
 
 int bnncc_isa_supported(bnncc_isa isa) { return isa == BNNCC_ISA_PORTABLE; }
 

@@ -8,5 +8,7 @@
 bool cpu_has_avx512vbmi(void);
 /* Bytes and 16-bit numbers compressed by a mask. */
 bool cpu_has_avx512vbmi2(void);
+/* Products of 8 x 8 matrices of bits. */
+bool cpu_has_gfni(void);
 
 #endif /* BNNCC_CPU_H */

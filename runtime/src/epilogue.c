@@ -34,7 +34,7 @@ static uint64_t signs_portable(const int32_t *dots, size_t count, int32_t thresh
 }
 
 #if defined(__x86_64__)
-/* The same loops, for wider registers: the compiler vectorizes the floats, comparisons to masks are written out. */
+/* The same loops, for wider registers: with AVX2 the compiler vectorizes the floats, the others are written out. */
 #define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 
@@ -56,7 +56,12 @@ AVX2 static uint64_t signs_avx2(const int32_t *dots, size_t count, int32_t thres
 }
 
 AVX512 static void floats_avx512(const int32_t *dots, size_t count, float scale, float shift, float *y) {
-    floats(dots, count, scale, shift, y);
+    const __m512 scales = _mm512_set1_ps(scale), shifts = _mm512_set1_ps(shift);
+    for (size_t i = 0; i < count; i += 16) {
+        const __mmask16 present = (__mmask16)low_bits(smaller(count - i, 16));
+        const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(present, dots + i)), scales);
+        _mm512_mask_storeu_ps(y + i, present, _mm512_add_ps(product, shifts));
+    }
 }
 
 AVX512 static uint64_t signs_avx512(const int32_t *dots, size_t count, int32_t threshold) {

@@ -98,90 +98,6 @@ TARGET void channels_join_avx512(const channels_list *const *lists, size_t taps,
     ends[LIST_SECOND] = second;
 }
 
-/* Rows and columns of 16 x 16 numbers change places: pairs, pairs of pairs, then quarters of the registers. */
-TARGET __attribute__((always_inline)) static inline void transpose_16x16(__m512i r[16]) {
-    __m512i t[16];
-#pragma GCC unroll 8
-    for (size_t i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (size_t i = 0; i < 16; i += 4) { /* r[i + c]: column 4 q + c of rows i to i + 3, in quarter q */
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (size_t c = 0; c < 4; c++) {
-        const __m512i low01 = _mm512_shuffle_i32x4(r[c], r[c + 4], 0x44);
-        const __m512i low23 = _mm512_shuffle_i32x4(r[c], r[c + 4], 0xee);
-        const __m512i high01 = _mm512_shuffle_i32x4(r[c + 8], r[c + 12], 0x44);
-        const __m512i high23 = _mm512_shuffle_i32x4(r[c + 8], r[c + 12], 0xee);
-        t[c] = _mm512_shuffle_i32x4(low01, high01, 0x88);
-        t[c + 4] = _mm512_shuffle_i32x4(low01, high01, 0xdd);
-        t[c + 8] = _mm512_shuffle_i32x4(low23, high23, 0x88);
-        t[c + 12] = _mm512_shuffle_i32x4(low23, high23, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (size_t i = 0; i < 16; i++)
-        r[i] = t[i];
-}
-
-/* The counts of one pixel's 64 filters: planes add their bit to bytes, low and high ones, where they have one. */
-TARGET __attribute__((always_inline)) static inline void expand_pixel(const channels_expansion *expansion, size_t pixel,
-                                                                      int32_t *values) {
-    const uint8_t *from = expansion->from + pixel * expansion->pixel_bytes;
-    __m512i low = _mm512_setzero_si512(), high = low, bit = _mm512_set1_epi8(1);
-    for (size_t k = 0; k < 8; k++, from += expansion->plane_bytes) {
-        low = _mm512_mask_add_epi8(low, load_word(from, 8), low, bit);
-        bit = _mm512_add_epi8(bit, bit);
-    }
-    bit = _mm512_set1_epi8(1);
-    for (size_t k = 8; k < expansion->planes && k < 16; k++, from += expansion->plane_bytes) {
-        high = _mm512_mask_add_epi8(high, load_word(from, 8), high, bit);
-        bit = _mm512_add_epi8(bit, bit);
-    }
-    const uint64_t highest = expansion->planes > 16 ? load_word(from, 8) : 0;
-    const __m512i mask = _mm512_set1_epi32((int)low_bits(expansion->planes));
-    const __m512i add = _mm512_set1_epi32(expansion->add[pixel]), top = _mm512_set1_epi32(1 << 16);
-    const __m512i inside = _mm512_set1_epi32(expansion->inside[pixel]);
-#define QUARTER(q)                                                                                                     \
-    do {                                                                                                               \
-        const __m512i low_part = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(low, q));                              \
-        const __m512i high_part = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(high, q));                            \
-        __m512i value = _mm512_or_si512(low_part, _mm512_slli_epi32(high_part, 8));                                    \
-        value = _mm512_mask_or_epi32(value, (__mmask16)(highest >> 16 * (q)), value, top);                             \
-        value = _mm512_and_si512(_mm512_add_epi32(value, add), mask);                                                  \
-        value = _mm512_sub_epi32(_mm512_slli_epi32(value, 1), inside);                                                 \
-        _mm512_store_si512(values + 16 * (q), value);                                                                  \
-    } while (0)
-    QUARTER(0);
-    QUARTER(1);
-    QUARTER(2);
-    QUARTER(3);
-}
-
-TARGET void channels_expand_avx512(const channels_expansion *expansion) {
-    _Alignas(64) int32_t values[16][64];
-    for (size_t first = 0; first < expansion->pixels; first += 16) {
-        const size_t pixels = expansion->pixels - first < 16 ? expansion->pixels - first : 16;
-        for (size_t i = 0; i < 16; i++) /* the last pixel stands in for those beyond */
-            expand_pixel(expansion, first + (i < pixels ? i : pixels - 1), values[i]);
-        for (size_t filter = 0; filter < 64; filter += 16) {
-            __m512i rows[16];
-#pragma GCC unroll 16
-            for (size_t i = 0; i < 16; i++)
-                rows[i] = _mm512_load_si512(&values[i][filter]);
-            transpose_16x16(rows);
-#pragma GCC unroll 16
-            for (size_t i = 0; i < 16; i++)
-                _mm512_storeu_si512(&expansion->dots[filter + i][first], rows[i]);
-        }
-    }
-}
-
 TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
     for (size_t first = 0; first < count; first += 8, vectors += 8 * 64) {
         __m512i rows[8];
@@ -196,9 +112,9 @@ TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)
 }
 
 const channels_steps channels_avx512 = {
-    64, channels_majority_avx512, channels_list_avx512, channels_join_avx512, count, add, channels_expand_avx512, split,
+    64, channels_majority_avx512, channels_list_avx512, channels_join_avx512, count, add, channels_numbers_512_avx512, channels_turn_512_avx512, split,
 };
-const channels_steps channels_avx512_vbmi2 = {
-    64, channels_majority_avx512, channels_list_vbmi2, channels_join_avx512, count, add, channels_expand_avx512, split,
+const channels_steps channels_avx512_bytes = {
+    64, channels_majority_avx512, channels_list_vbmi2, channels_join_avx512, count, add, channels_numbers_512_gfni, channels_turn_512_avx512, split,
 };
 #endif

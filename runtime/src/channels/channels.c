@@ -12,8 +12,8 @@
 
 const channels_steps *channels_steps_for(bnncc_isa isa, size_t filters) {
 #if defined(__x86_64__)
-    if (isa == BNNCC_ISA_AVX512VPOPCNTDQ && cpu_has_avx512vbmi2())
-        return filters > 256 ? &channels_avx512_vbmi2 : &channels_avx512vl_vbmi2;
+    if (isa == BNNCC_ISA_AVX512VPOPCNTDQ && cpu_has_avx512vbmi2() && cpu_has_gfni())
+        return filters > 256 ? &channels_avx512_bytes : &channels_avx512vl_bytes;
     if (isa == BNNCC_ISA_AVX512BW || isa == BNNCC_ISA_AVX512VPOPCNTDQ)
         return filters > 256 ? &channels_avx512 : &channels_avx512vl;
     if (isa == BNNCC_ISA_AVX2)

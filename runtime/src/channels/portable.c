@@ -40,20 +40,27 @@ void channels_join_portable(const channels_list *const *lists, size_t taps, size
     }
 }
 
-static void expand(const channels_expansion *expansion) {
+/* [pixel][filter]. */
+static void numbers(const channels_expansion *expansion, uint16_t *numbers) {
     const uint32_t mask = (uint32_t)low_bits(expansion->planes);
-    for (size_t pixel = 0; pixel < expansion->pixels; pixel++) {
-        const uint8_t *from = expansion->from + pixel * expansion->pixel_bytes;
+    for (size_t pixel = 0; pixel < expansion->pixels; pixel++, numbers += 64) {
+        const uint8_t *from = expansion->counters + pixel * expansion->pixel_bytes;
         uint32_t values[64] = {0};
         for (size_t k = 0; k < expansion->planes; k++) {
-            const uint64_t plane = load_word(from + k * expansion->plane_bytes, 8);
+            const uint64_t plane = load_word(from + k * 8, 8);
             for (size_t filter = 0; filter < 64; filter++)
                 values[filter] |= (uint32_t)(plane >> filter & 1) << k;
         }
         for (size_t filter = 0; filter < 64; filter++)
-            expansion->dots[filter][pixel] =
-                2 * (int32_t)((values[filter] + (uint32_t)expansion->add[pixel]) & mask) - expansion->inside[pixel];
+            numbers[filter] = (uint16_t)((values[filter] + (uint32_t)expansion->add[pixel]) & mask);
     }
+}
+
+static void turn(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
+                 int32_t (*dots)[DOT_TILE]) {
+    for (size_t f = 0; f < 64; f++)
+        for (size_t pixel = 0; pixel < expansion->pixels; pixel++)
+            dots[f][pixel] = 2 * (int32_t)numbers[pixel * 64 + filter + f] - expansion->inside[pixel];
 }
 
 static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
@@ -61,5 +68,5 @@ static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {
 }
 
 const channels_steps channels_portable = {
-    8, channels_majority_portable, channels_list_portable, channels_join_portable, count, add, expand, split,
+    8, channels_majority_portable, channels_list_portable, channels_join_portable, count, add, numbers, turn, split,
 };

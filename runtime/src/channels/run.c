@@ -30,8 +30,8 @@ typedef struct channels_job {
     size_t vectors_bytes; /* of one count: 1 + counters planes */
     bool keeps_counts;    /* from one chunk of taps to the next, or for floats */
     /* Where a piece's parts are in its memory. */
-    size_t pixels, lists, tap_lists, tap_places, tap_steps, joined, offsets, tap_sums, starts, signs, counts, add,
-        inside;
+    size_t pixels, lists, tap_lists, tap_places, tap_steps, joined, offsets, tap_sums, starts, signs, counts,
+        numbers, add, inside;
     size_t part_numbers; /* room in a part of a joined list */
     size_t piece_bytes;
     uint8_t *pieces;
@@ -55,6 +55,7 @@ typedef struct channels_band {
     uint8_t *signs;                 /* [block][output position] vectors; rows of whole bytes of positions */
     /* Of every output pixel of the band: */
     uint8_t *counts;       /* of the block at hand */
+    uint16_t *numbers;     /* of DOT_TILE of its pixels, see channels_expansion */
     int32_t *add, *inside; /* see channels_expansion */
 } channels_band;
 
@@ -320,23 +321,19 @@ static void expand_block(const channels_band *band, size_t block) {
                                  .height = job->out_height,
                                  .width = plan->out_width};
     _Alignas(64) int32_t dots[64][DOT_TILE];
+    channels_expansion tile_counts = {.pixel_bytes = job->vectors_bytes, .planes = 1 + (size_t)plan->counters};
     for (size_t row = 0, rows; row < band->rows; row += rows) {
         rows = smaller(job->tile_rows, band->rows - row);
         for (size_t column = 0, columns; column < plan->out_width; column += columns) {
             columns = smaller(job->tile_columns, plan->out_width - column);
             const size_t pixel = row * plan->out_width + column;
+            tile_counts.counters = band->counts + pixel * job->vectors_bytes;
+            tile_counts.pixels = rows * columns;
+            tile_counts.add = band->add + pixel;
+            tile_counts.inside = band->inside + pixel;
+            conv->steps->numbers(&tile_counts, band->numbers);
             for (size_t filter = 0; filter < filters; filter += 64) {
-                const channels_expansion expansion = {
-                    .from = band->counts + pixel * job->vectors_bytes + filter / 8,
-                    .plane_bytes = plan->lane_bytes,
-                    .pixel_bytes = job->vectors_bytes,
-                    .planes = 1 + (size_t)plan->counters,
-                    .pixels = rows * columns,
-                    .add = band->add + pixel,
-                    .inside = band->inside + pixel,
-                    .dots = dots,
-                };
-                conv->steps->expand(&expansion);
+                conv->steps->turn(&tile_counts, band->numbers, filter, dots);
                 const epilogue_tile tile = {band->image, band->row + row, rows, column, columns};
                 epilogue_store_tile(conv->epilogue, &to, &tile,
                                     band->group * plan->group_filters + first_filter + filter,
@@ -393,6 +390,7 @@ static void convolve(void *argument, size_t piece, size_t begin, size_t end) {
         .starts = memory + job->starts,
         .signs = memory + job->signs,
         .counts = memory + job->counts,
+        .numbers = (uint16_t *)(void *)(memory + job->numbers),
         .add = (int32_t *)(void *)(memory + job->add),
         .inside = (int32_t *)(void *)(memory + job->inside),
     };
@@ -442,6 +440,7 @@ static void lay_out(channels_job *job, bool *overflow) {
     const size_t pixels = times(job->band_rows, plan->out_width, overflow);
     job->keeps_counts = job->y || plan->chunk_taps < plan->taps;
     job->counts = scratch_reserve(&bytes, job->keeps_counts ? pixels : 0, job->vectors_bytes, overflow);
+    job->numbers = scratch_reserve(&bytes, job->y ? DOT_TILE * 8 * plan->lane_bytes : 0, sizeof(uint16_t), overflow);
     job->add = scratch_reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->inside = scratch_reserve(&bytes, pixels, sizeof(int32_t), overflow);
     job->piece_bytes = bytes;

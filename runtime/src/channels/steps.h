@@ -65,18 +65,21 @@ typedef void channels_add_function(const uint8_t *addend, size_t planes, uint8_t
 /* words[w][i] = word w of vector i, of all vectors i < count, a multiple of 8. */
 typedef void channels_split_function(const uint8_t *vectors, size_t count, uint64_t (*words)[64]);
 
-/* The counters of up to 64 pixels, and 64 of their filters, as dot products: dots[filter][pixel] is
- * 2 ((counters + add[pixel]) mod 2^planes) - inside[pixel].
- * from: a word of the first pixel's lowest plane; those of the other planes, and pixels, are each so many bytes away.
- */
+/* The counters of up to DOT_TILE pixels. */
 typedef struct channels_expansion {
-    const uint8_t *from;
-    size_t plane_bytes, pixel_bytes, planes, pixels;
-    const int32_t *add, *inside; /* room for 64 pixels */
-    int32_t (*dots)[DOT_TILE];   /* [64]; those of pixels beyond, up to a multiple of 16, may be written too */
+    const uint8_t *counters; /* of the first pixel: vectors */
+    size_t pixel_bytes, planes, pixels;
+    const int32_t *add, *inside; /* [pixels] */
 } channels_expansion;
 
-typedef void channels_expand_function(const channels_expansion *expansion);
+/* As numbers, (counters + add[pixel]) mod 2^planes, none of which has more than 16 bits: as many as there are lanes
+ * for each pixel, in an order that channels_turn_function knows. numbers: room for DOT_TILE pixels. */
+typedef void channels_numbers_function(const channels_expansion *expansion, uint16_t *numbers);
+
+/* The dot products of 64 filters from `filter` on, 2 number - inside[pixel]; those of pixels beyond, up to a multiple of
+ * 16, may be written too. */
+typedef void channels_turn_function(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
+                                    int32_t (*dots)[DOT_TILE]);
 
 typedef struct channels_steps {
     size_t lane_bytes;
@@ -85,7 +88,8 @@ typedef struct channels_steps {
     channels_join_function *join;
     channels_count_function *count;
     channels_add_function *add;
-    channels_expand_function *expand;
+    channels_numbers_function *numbers;
+    channels_turn_function *turn;
     channels_split_function *split;
 } channels_steps;
 
@@ -131,11 +135,13 @@ channels_list_function channels_list_portable;
 channels_join_function channels_join_portable;
 #if defined(__x86_64__)
 extern const channels_steps channels_avx2, channels_avx512vl, channels_avx512;
-extern const channels_steps channels_avx512vl_vbmi2, channels_avx512_vbmi2; /* which compress bytes */
+extern const channels_steps channels_avx512vl_bytes, channels_avx512_bytes; /* with VBMI2 and GFNI */
 channels_majority_function channels_majority_avx512;
 channels_list_function channels_list_avx512, channels_list_vbmi2;
 channels_join_function channels_join_avx512;
-channels_expand_function channels_expand_avx512;
+channels_numbers_function channels_numbers_512_avx512, channels_numbers_256_avx512; /* for so many filters */
+channels_numbers_function channels_numbers_512_gfni, channels_numbers_256_gfni;
+channels_turn_function channels_turn_512_avx512, channels_turn_256_avx512;
 #endif
 
 /* Those for a layer with so many filters in a group; `isa`: one that bnncc_isa_resolve gave. */

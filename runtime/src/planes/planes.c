@@ -1,6 +1,7 @@
 /* The bit-plane kernel's convolution, made from a plan and trees. */
 #include "planes.h"
 #include "checked.h"
+#include "cpu.h"
 #include "program.h"
 
 #include <stdlib.h>
@@ -16,7 +17,7 @@ static void choose_functions(planes_conv *conv) {
         conv->expand = planes_expand_avx2;
     } else if (isa == BNNCC_ISA_AVX512BW || isa == BNNCC_ISA_AVX512VPOPCNTDQ) {
         conv->count = conv->plan.lane_bytes == 64 ? planes_count_avx512 : planes_count_avx512_halves;
-        conv->expand = planes_expand_avx512;
+        conv->expand = isa == BNNCC_ISA_AVX512VPOPCNTDQ && cpu_has_gfni() ? planes_expand_gfni : planes_expand_avx512;
     }
 #endif
 }

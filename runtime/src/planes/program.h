@@ -49,24 +49,31 @@ planes_count_function planes_count_portable;
 planes_count_function planes_count_avx2, planes_count_avx512_halves, planes_count_avx512;
 #endif
 
-/* The output pixels of some channels in one 64-bit word of lanes, in 8 / pitch slots: y = dot * scale + shift, the
- * product rounded before the sum, with dot = factor * ((counted + add) mod 2^planes) + sums, exactly. */
+/* Lanes of a vector whose pixels follow one another in the output: a slot's, 64 at most. sums and y are those of the
+ * block's first channel. */
+typedef struct planes_run {
+    size_t at, count;
+    const float *sums;
+    float *y;
+} planes_run;
+
+/* The output pixels of some channels in a vector of lanes: y = dot * scale + shift, the product rounded before the sum,
+ * with dot = factor * ((counted + add) mod 2^planes) + sums, exactly. */
 typedef struct planes_expansion {
-    const uint8_t *counted; /* the word of the first channel's lowest plane */
-    size_t plane_bytes, planes, pitch;
+    const uint8_t *counted; /* the first channel's lowest plane */
+    size_t lane_bytes, planes;
     size_t counted_step, sums_step, y_step; /* from one channel to the next: bytes, elements, elements */
     const uint32_t *add;                    /* [channel] */
     const float *factor, *scale, *shift;    /* [channel] */
-    size_t count[8];                        /* pixels of each slot; the arrays have values where there are any */
-    const float *sums[8];
-    float *y[8];
+    const planes_run *runs;
+    size_t run_count;
 } planes_expansion;
 
 /* Channels [begin, end). */
-typedef void planes_expand_function(const planes_expansion *word, size_t begin, size_t end);
+typedef void planes_expand_function(const planes_expansion *block, size_t begin, size_t end);
 planes_expand_function planes_expand_portable;
 #if defined(__x86_64__)
-planes_expand_function planes_expand_avx2, planes_expand_avx512;
+planes_expand_function planes_expand_avx2, planes_expand_avx512, planes_expand_gfni;
 #endif
 
 struct planes_conv {

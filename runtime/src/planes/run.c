@@ -110,14 +110,14 @@ static void find_classes(const planes_sheet *sheet, size_t j, uint8_t *masks, pl
     block->constants = conv->constants + (base == SIZE_MAX ? 0 : base);
 }
 
-/* Rows of a word's slots that follow one another in the output, so that their steps are taken at once: a few pixels are
- * hardly worth a call. y: where they begin in the group's first channel. */
-typedef struct word_run {
-    size_t first, end; /* slots */
-    size_t pixels;
-    float *y;
+/* Runs of slots that follow one another in the output, so that their steps are taken at once: a few pixels are hardly
+ * worth a call. */
+typedef struct joined_run {
+    size_t first, end; /* runs */
+    size_t pixels;     /* 64 at most */
+    float *y;          /* where they begin in the group's first channel */
     const float *window_sums; /* of the same pixels in the group; NULL where no step reads them */
-} word_run;
+} joined_run;
 
 /* Where the window sums of a group are from the output `y` of its first channel on. */
 static const float *window_sums_at(const planes_job *job, size_t group, const float *y) {
@@ -128,67 +128,68 @@ static const float *window_sums_at(const planes_job *job, size_t group, const fl
     return job->inputs.window_sums ? job->inputs.window_sums + at - fewer_planes * plane : NULL;
 }
 
-/* The runs of a word; returns how many there are. */
-static size_t find_runs(const planes_job *job, size_t group, const planes_expansion *word, word_run runs[8]) {
+/* Returns how many there are. */
+static size_t join_runs(const planes_job *job, size_t group, const planes_expansion *block, joined_run joined[64]) {
     size_t count = 0;
-    for (size_t slot = 0; slot < 8 / word->pitch; slot++) {
-        word_run *last = count ? &runs[count - 1] : NULL;
-        if (!word->count[slot])
-            continue;
-        if (last && last->end == slot && word->y[slot] == last->y + last->pixels) {
+    for (size_t i = 0; i < block->run_count; i++) {
+        const planes_run *run = &block->runs[i];
+        joined_run *last = count ? &joined[count - 1] : NULL;
+        if (last && run->y == last->y + last->pixels && last->pixels + run->count <= 64) {
             last->end++;
-            last->pixels += word->count[slot];
+            last->pixels += run->count;
         } else {
-            runs[count++] =
-                (word_run){slot, slot + 1, word->count[slot], word->y[slot], window_sums_at(job, group, word->y[slot])};
+            joined[count++] = (joined_run){i, i + 1, run->count, run->y, window_sums_at(job, group, run->y)};
         }
     }
     return count;
 }
 
-/* The steps on a run of a channel, and their bits as slots. */
-static void finish_run(const planes_job *job, const planes_expansion *word, const word_run *run, size_t channel,
-                       float *values, float *y, uint8_t *slots) {
+/* The steps on a joined run of a channel, and their bits as slots, `signs` being those of the vector. */
+static void finish_run(const planes_job *job, const planes_expansion *block, const joined_run *joined, size_t channel,
+                       float *values, float *y, uint8_t *signs) {
     const float *residual = job->inputs.residual ? job->inputs.residual + (y - job->y) : NULL;
-    const steps_inputs inputs = {residual, run->window_sums};
-    uint64_t signs = epilogue_finish(job->conv->epilogue, channel, values, inputs, run->pixels, y);
-    if (!job->bits)
-        return;
-    store_slot(slots + run->first * word->pitch, signs, word->pitch);
-    for (size_t slot = run->first + 1; slot < run->end; slot++) {
-        signs >>= word->count[slot - 1]; /* by less than 64, since there are more */
-        store_slot(slots + slot * word->pitch, signs, word->pitch);
+    const steps_inputs inputs = {residual, joined->window_sums};
+    uint64_t word = epilogue_finish(job->conv->epilogue, channel, values, inputs, joined->pixels, y);
+    for (size_t i = joined->first; job->bits && i < joined->end; i++) {
+        store_slot(signs + block->runs[i].at / 8, word, job->conv->plan.pitch);
+        if (i + 1 < joined->end)
+            word >>= block->runs[i].count; /* by less than 64, since there are more */
     }
 }
 
-/* Channels [begin, end) of one word, EXPAND_CHUNK at most, where there are steps. Their floats wait in the first cache
- * for each other: what was stored in parts of vectors cannot be loaded at once, and y, which may be the residual, is
- * written once. slots: the signs of the word's slots in the group's first channel. */
-static void expand_with_steps(const planes_job *job, const planes_expansion *word, const word_run *runs,
-                              size_t run_count, size_t group, size_t begin, size_t end, uint8_t *slots) {
-    _Alignas(64) float values[EXPAND_CHUNK][64];
+/* The floats of a block where there are steps. Those of some channels wait in the first cache for each other: what was
+ * stored in parts of vectors cannot be loaded at once, and y, which may be the residual, is written once. signs: the
+ * vector of the group's first channel. */
+static void expand_with_steps(const planes_job *job, const planes_expansion *block, size_t group, uint8_t *signs) {
+    _Alignas(64) float values[EXPANDED_FLOATS];
+    joined_run joined[64];
+    planes_run runs[64];
     const planes_plan *plan = &job->conv->plan;
-    const size_t slot_bytes = job->rows * plan->lane_bytes;
-    planes_expansion here = *word; /* from channel `begin` on, its rows being those of `values` */
-    here.counted += begin * word->counted_step;
-    here.add += begin;
-    here.factor += begin;
-    here.scale += begin;
-    here.shift += begin;
-    here.y_step = 64;
-    float *to = values[0];
-    for (size_t slot = 0; slot < 8 / word->pitch; slot++)
-        if (word->count[slot]) {
-            here.sums[slot] += begin * word->sums_step;
-            here.y[slot] = to;
-            to += word->count[slot];
+    const size_t joined_count = join_runs(job, group, block, joined);
+    const size_t lanes = 8 * plan->lane_bytes, signs_step = job->rows * plan->lane_bytes;
+    planes_expansion here = *block; /* its rows being those of `values` */
+    here.runs = runs;
+    here.y_step = lanes;
+    for (size_t begin = 0, end; begin < plan->group_filters; begin = end) {
+        end = smaller(begin + EXPANDED_FLOATS / lanes, plan->group_filters);
+        float *to = values;
+        for (size_t i = 0; i < block->run_count; to += runs[i].count, i++) {
+            runs[i] = block->runs[i];
+            runs[i].sums += begin * block->sums_step;
+            runs[i].y = to;
         }
-    job->conv->expand(&here, 0, end - begin);
-    for (size_t channel = begin; channel < end; channel++) {
-        float *from = values[channel - begin];
-        for (size_t i = 0; i < run_count; from += runs[i].pixels, i++)
-            finish_run(job, word, &runs[i], group * plan->group_filters + channel, from,
-                       runs[i].y + channel * word->y_step, slots + channel * slot_bytes);
+        here.counted = block->counted + begin * block->counted_step;
+        here.add = block->add + begin;
+        here.factor = block->factor + begin;
+        here.scale = block->scale + begin;
+        here.shift = block->shift + begin;
+        job->conv->expand(&here, 0, end - begin);
+        for (size_t channel = begin; channel < end; channel++) {
+            float *from = values + (channel - begin) * lanes;
+            for (size_t i = 0; i < joined_count; from += joined[i].pixels, i++)
+                finish_run(job, block, &joined[i], group * plan->group_filters + channel, from,
+                           joined[i].y + channel * block->y_step, signs + channel * signs_step);
+        }
     }
 }
 
@@ -197,51 +198,36 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
     const planes_job *job = sheet->job;
     const planes_conv *conv = job->conv;
     const planes_plan *plan = &conv->plan;
-    const size_t channels = (size_t)plan->params.out_channels, word_slots = 8 / plan->pitch;
-    const size_t channel_bytes = (1 + (size_t)plan->counter_planes) * plan->lane_bytes,
-                 first = group * plan->group_filters;
-    const bool steps = conv->epilogue->steps.count > 0;
-    planes_expansion words[8];
-    word_run runs[8][8];
-    size_t word_count = 0, run_counts[8];
-    for (size_t begin = 0; begin < sheet->used_slots; begin += word_slots) {
-        planes_expansion *word = words + word_count++;
-        *word = (planes_expansion){
-            .counted = counted + begin * plan->pitch,
-            .plane_bytes = plan->lane_bytes,
-            .planes = 1 + (size_t)plan->counter_planes,
-            .pitch = plan->pitch,
-            .counted_step = channel_bytes,
-            .sums_step = plan->out_width,
-            .y_step = job->out_height * plan->out_width,
-            .add = conv->adds + first,
-            .factor = conv->factors + first,
-            .scale = conv->epilogue->scale + first,
-            .shift = conv->epilogue->shift + first,
-        };
-        for (size_t i = 0; i < word_slots && begin + i < sheet->used_slots; i++) {
-            const planes_slot *band = sheet->band + begin + i;
-            const size_t row = band->row + j, column = band->segment * 64;
-            if (row >= job->out_height)
-                continue;
-            word->count[i] = smaller(plan->out_width - column, 64);
-            word->sums[i] = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column;
-            word->y[i] = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column;
-        }
-        if (steps)
-            run_counts[word_count - 1] = find_runs(job, group, word, runs[word_count - 1]);
+    const size_t channels = (size_t)plan->params.out_channels, first = group * plan->group_filters;
+    planes_run runs[64];
+    planes_expansion block = {
+        .counted = counted,
+        .lane_bytes = plan->lane_bytes,
+        .planes = 1 + (size_t)plan->counter_planes,
+        .counted_step = (1 + (size_t)plan->counter_planes) * plan->lane_bytes,
+        .sums_step = plan->out_width,
+        .y_step = job->out_height * plan->out_width,
+        .add = conv->adds + first,
+        .factor = conv->factors + first,
+        .scale = conv->epilogue->scale + first,
+        .shift = conv->epilogue->shift + first,
+        .runs = runs,
+    };
+    for (size_t slot = 0; slot < sheet->used_slots; slot++) {
+        const planes_slot *band = sheet->band + slot;
+        const size_t row = band->row + j, column = band->segment * 64;
+        if (row < job->out_height)
+            runs[block.run_count++] = (planes_run){
+                .at = slot * plan->pitch * 8,
+                .count = band->columns,
+                .sums = conv->sums + (row_class(job, row) * channels + first) * plan->out_width + column,
+                .y = job->y + ((band->image * channels + first) * job->out_height + row) * plan->out_width + column,
+            };
     }
-    /* All lanes of some channels after the other, while their counters are in the nearest cache. */
-    uint8_t *slots = sheet->signs + j * plan->lane_bytes;
-    for (size_t begin = 0, end; begin < plan->group_filters; begin = end) {
-        end = smaller(begin + EXPAND_CHUNK, plan->group_filters);
-        for (size_t i = 0; i < word_count; i++) {
-            if (steps)
-                expand_with_steps(job, words + i, runs[i], run_counts[i], group, begin, end, slots + i * 8);
-            else
-                conv->expand(words + i, begin, end);
-        }
-    }
+    if (conv->epilogue->steps.count > 0)
+        expand_with_steps(job, &block, group, sheet->signs + j * plan->lane_bytes);
+    else
+        conv->expand(&block, 0, plan->group_filters);
 }
 
 /* ---- A run ------------------------------------------------------------------------------------------------------- */

@@ -7,8 +7,8 @@
 #include "signs.h"
 
 /* Channels that are prepared at a time, columns of kernels that all but PLACE_WIDE and PLACE_NARROW can prepare, and
- * channels that are expanded to floats at a time. */
-enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8, EXPAND_CHUNK = 16 };
+ * floats of some channels' vectors that are made at a time, where there are steps. */
+enum { PLACE_CHUNK = 16, MOST_COLUMNS = 8, EXPANDED_FLOATS = 2048 };
 
 /* Where a slot's band is. */
 typedef struct planes_slot {

@@ -402,7 +402,7 @@ static float random_input(random_state *random, const float *thresholds, size_t 
 
 static void test_binarize(tally *tally, random_state *random, const bool *supported) {
     bnncc_binarize_params p = {.channels = random_between(random, 1, 6),
-                               .rows = random_between(random, 1, 5),
+                               .rows = random_between(random, 1, random_one_in(random, 8) ? 200 : 5),
                                .width = random_between(random, 1, 80),
                                .nan_bit = (int)random_between(random, 0, 1)};
     if (random_one_in(random, 3)) {

@@ -1,0 +1,72 @@
+/* From counters of filters to numbers, and from those to dot products of pixels, with AVX-512BW. */
+#include "steps.h"
+
+#if defined(__x86_64__)
+#define NUMBERS_512 channels_numbers_512_avx512
+#define NUMBERS_256 channels_numbers_256_avx512
+#include "expand_avx512.h"
+
+/* Rows and columns of 16 x 16 numbers change places: pairs, pairs of pairs, then quarters of the registers. */
+BYTES_INLINE void transpose_16x16(__m512i r[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 16; i += 4) { /* r[i + c]: column 4 q + c of rows i to i + 3, in quarter q */
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (size_t c = 0; c < 4; c++) {
+        const __m512i low01 = _mm512_shuffle_i32x4(r[c], r[c + 4], 0x44);
+        const __m512i low23 = _mm512_shuffle_i32x4(r[c], r[c + 4], 0xee);
+        const __m512i high01 = _mm512_shuffle_i32x4(r[c + 8], r[c + 12], 0x44);
+        const __m512i high23 = _mm512_shuffle_i32x4(r[c + 8], r[c + 12], 0xee);
+        t[c] = _mm512_shuffle_i32x4(low01, high01, 0x88);
+        t[c + 4] = _mm512_shuffle_i32x4(low01, high01, 0xdd);
+        t[c + 8] = _mm512_shuffle_i32x4(low23, high23, 0x88);
+        t[c + 12] = _mm512_shuffle_i32x4(low23, high23, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (size_t i = 0; i < 16; i++)
+        r[i] = t[i];
+}
+
+/* A block is 16 filters; the eight blocks of a register's 128-bit part p are p, p + 4, p + 8, ... */
+BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
+                       int32_t (*dots)[DOT_TILE], const size_t lane_bytes) {
+    const size_t at_once = 64 / lane_bytes, parts = lane_bytes / 16;
+    for (size_t first = 0; first < expansion->pixels; first += 16) {
+        const __mmask16 present = (__mmask16)low_bits(smaller(expansion->pixels - first, 16));
+        const __m512i inside = _mm512_maskz_loadu_epi32(present, expansion->inside + first);
+        for (size_t i = 0; i < 64; i += 16) {
+            const size_t block = (filter + i) / 16, place = block % 8 * 4 + block / 8;
+            __m512i rows[16];
+#pragma GCC unroll 16
+            for (size_t j = 0; j < 16; j++) {
+                const uint16_t *from = numbers + (first + j) / at_once * 512 + (place + j % at_once * parts) * 16;
+                rows[j] = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)from));
+            }
+            transpose_16x16(rows);
+#pragma GCC unroll 16
+            for (size_t j = 0; j < 16; j++)
+                _mm512_storeu_si512(&dots[i + j][first], _mm512_sub_epi32(_mm512_slli_epi32(rows[j], 1), inside));
+        }
+    }
+}
+
+BYTES_TARGET void channels_turn_512_avx512(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
+                                           int32_t (*dots)[DOT_TILE]) {
+    turn(expansion, numbers, filter, dots, 64);
+}
+
+BYTES_TARGET void channels_turn_256_avx512(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
+                                           int32_t (*dots)[DOT_TILE]) {
+    turn(expansion, numbers, filter, dots, 32);
+}
+#endif
