@@ -174,34 +174,48 @@ static void store_bits(const epilogue_tensors *to, const epilogue_tile *tile, si
         store_word(bits, signs >> i * tile->columns & low_bits(tile->columns), sign_bytes(tile->columns));
 }
 
-void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
-                         size_t count, const int32_t *dots) {
-    enum { AT_ONCE = 16 }; /* channels: floats just stored in parts of vectors cannot be loaded again at once */
-    const size_t pixels = tile->rows * tile->columns, plane = to->height * to->width;
+void epilogue_finish_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
+                          size_t count, float (*values)[64], const uint64_t *signs) {
+    const size_t plane = to->height * to->width, pixels = tile->rows * tile->columns;
+    const size_t in_plane = tile->row * to->width + tile->column;
     const bool steps = epilogue->steps.count > 0;
     steps_inputs inputs = {NULL, NULL};
     if (to->inputs.window_sums) {
         const size_t group = first / (to->channels / to->groups);
-        inputs.window_sums =
-            to->inputs.window_sums + (tile->image * to->groups + group) * plane + tile->row * to->width + tile->column;
+        inputs.window_sums = to->inputs.window_sums + (tile->image * to->groups + group) * plane + in_plane;
     }
-    float values[AT_ONCE][64];
-    for (size_t begin = 0, end; begin < count; begin = end) {
-        end = smaller(begin + AT_ONCE, count);
-        /* Pixels of several rows are neighbours in the float tensors. */
-        size_t at = (tile->image * to->channels + first + begin) * plane + tile->row * to->width + tile->column;
-        for (size_t i = begin; to->y && i < end; i++)
-            epilogue_floats(epilogue, first + i, dots + i * 64, pixels,
-                            steps ? values[i - begin] : to->y + at + (i - begin) * plane);
-        for (size_t i = begin; i < end; i++, at += plane) {
+    for (size_t i = 0; (steps || to->bits) && i < count; i++) {
+        const size_t at = (tile->image * to->channels + first + i) * plane + in_plane;
+        uint64_t word = epilogue->threshold ? signs[i] : 0;
+        if (steps) {
             inputs.residual = to->inputs.residual ? to->inputs.residual + at : NULL;
-            uint64_t signs = 0;
-            if (steps)
-                signs = epilogue_finish(epilogue, first + i, values[i - begin], inputs, pixels, to->y + at);
-            if (epilogue->threshold)
-                signs = epilogue_signs(epilogue, first + i, dots + i * 64, pixels);
-            if (to->bits)
-                store_bits(to, tile, first + i, signs);
+            const uint64_t finished = epilogue_finish(epilogue, first + i, values[i], inputs, pixels, to->y + at);
+            word = epilogue->threshold ? word : finished;
         }
+        if (to->bits)
+            store_bits(to, tile, first + i, word);
+    }
+}
+
+void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
+                         size_t count, const int32_t *dots) {
+    enum { AT_ONCE = 16 }; /* channels: floats just stored in parts of vectors cannot be loaded again at once */
+    const size_t plane = to->height * to->width, pixels = tile->rows * tile->columns;
+    const bool steps = epilogue->steps.count > 0;
+    float values[AT_ONCE][64];
+    uint64_t signs[AT_ONCE];
+    for (size_t begin = 0, some; begin < count; begin += some, dots += some * 64) {
+        some = smaller(count - begin, AT_ONCE);
+        /* Pixels of several rows are neighbours in the float tensors. */
+        const size_t at =
+            (tile->image * to->channels + first + begin) * plane + tile->row * to->width + tile->column;
+        for (size_t i = 0; i < some; i++) {
+            if (to->y)
+                epilogue_floats(epilogue, first + begin + i, dots + i * 64, pixels,
+                                steps ? values[i] : to->y + at + i * plane);
+            if (epilogue->threshold)
+                signs[i] = epilogue_signs(epilogue, first + begin + i, dots + i * 64, pixels);
+        }
+        epilogue_finish_tile(epilogue, to, tile, first + begin, some, values, signs);
     }
 }

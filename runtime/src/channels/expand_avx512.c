@@ -1,4 +1,4 @@
-/* From counters of filters to numbers, and from those to dot products of pixels, with AVX-512BW. */
+/* From counters of filters to numbers, and from those to floats, with AVX-512BW. */
 #include "steps.h"
 
 #if defined(__x86_64__)
@@ -37,36 +37,49 @@ BYTES_INLINE void transpose_16x16(__m512i r[16]) {
         r[i] = t[i];
 }
 
+/* Sixteen pixels of a filter, those that are present, from their numbers; returns the bits of their dot products. */
+BYTES_INLINE uint16_t store_floats(__m512i numbers, __m512i inside, __mmask16 present, const channels_floats *to,
+                                   size_t filter, size_t pixel) {
+    const __m512i dots = _mm512_sub_epi32(_mm512_slli_epi32(numbers, 1), inside);
+    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(to->scale[filter]));
+    const __m512 y = _mm512_add_ps(product, _mm512_set1_ps(to->shift[filter]));
+    _mm512_mask_storeu_ps(to->y + filter * to->y_step + pixel, present, y);
+    return to->threshold ? _mm512_mask_cmpge_epi32_mask(present, dots, _mm512_set1_epi32(to->threshold[filter])) : 0;
+}
+
 /* A block is 16 filters; the eight blocks of a register's 128-bit part p are p, p + 4, p + 8, ... */
-BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
-                       int32_t (*dots)[DOT_TILE], const size_t lane_bytes) {
+BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numbers, const channels_floats *to,
+                       const size_t lane_bytes) {
     const size_t at_once = 64 / lane_bytes, parts = lane_bytes / 16;
-    for (size_t first = 0; first < expansion->pixels; first += 16) {
-        const __mmask16 present = (__mmask16)low_bits(smaller(expansion->pixels - first, 16));
-        const __m512i inside = _mm512_maskz_loadu_epi32(present, expansion->inside + first);
-        for (size_t i = 0; i < 64; i += 16) {
-            const size_t block = (filter + i) / 16, place = block % 8 * 4 + block / 8;
+    memset(to->signs, 0, to->count * sizeof *to->signs);
+    for (size_t pixel = 0; pixel < expansion->pixels; pixel += 16) {
+        const __mmask16 present = (__mmask16)low_bits(smaller(expansion->pixels - pixel, 16));
+        const __m512i inside = _mm512_maskz_loadu_epi32(present, expansion->inside + pixel);
+        for (size_t filter = 0; filter < to->count; filter += 16) {
+            const size_t block = (to->first + filter) / 16, place = block % 8 * 4 + block / 8;
             __m512i rows[16];
 #pragma GCC unroll 16
-            for (size_t j = 0; j < 16; j++) {
-                const uint16_t *from = numbers + (first + j) / at_once * 512 + (place + j % at_once * parts) * 16;
-                rows[j] = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)from));
+            for (size_t i = 0; i < 16; i++) {
+                const uint16_t *from = numbers + (pixel + i) / at_once * 512 + (place + i % at_once * parts) * 16;
+                rows[i] = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)from));
             }
             transpose_16x16(rows);
 #pragma GCC unroll 16
-            for (size_t j = 0; j < 16; j++)
-                _mm512_storeu_si512(&dots[i + j][first], _mm512_sub_epi32(_mm512_slli_epi32(rows[j], 1), inside));
+            for (size_t i = 0; i < 16; i++)
+                if (filter + i < to->count)
+                    to->signs[filter + i] |=
+                        (uint64_t)store_floats(rows[i], inside, present, to, filter + i, pixel) << pixel;
         }
     }
 }
 
-BYTES_TARGET void channels_turn_512_avx512(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
-                                           int32_t (*dots)[DOT_TILE]) {
-    turn(expansion, numbers, filter, dots, 64);
+BYTES_TARGET void channels_turn_512_avx512(const channels_expansion *expansion, const uint16_t *numbers,
+                                           const channels_floats *to) {
+    turn(expansion, numbers, to, 64);
 }
 
-BYTES_TARGET void channels_turn_256_avx512(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
-                                           int32_t (*dots)[DOT_TILE]) {
-    turn(expansion, numbers, filter, dots, 32);
+BYTES_TARGET void channels_turn_256_avx512(const channels_expansion *expansion, const uint16_t *numbers,
+                                           const channels_floats *to) {
+    turn(expansion, numbers, to, 32);
 }
 #endif

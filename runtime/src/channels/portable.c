@@ -56,11 +56,8 @@ static void numbers(const channels_expansion *expansion, uint16_t *numbers) {
     }
 }
 
-static void turn(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
-                 int32_t (*dots)[DOT_TILE]) {
-    for (size_t f = 0; f < 64; f++)
-        for (size_t pixel = 0; pixel < expansion->pixels; pixel++)
-            dots[f][pixel] = 2 * (int32_t)numbers[pixel * 64 + filter + f] - expansion->inside[pixel];
+static void turn(const channels_expansion *expansion, const uint16_t *numbers, const channels_floats *to) {
+    channels_turn(expansion, numbers, 64, to);
 }
 
 static void split(const uint8_t *vectors, size_t count, uint64_t (*words)[64]) {

@@ -311,21 +311,26 @@ static void expand_block(const channels_band *band, size_t block) {
     const channels_job *job = band->job;
     const channels_conv *conv = job->conv;
     const channels_plan *plan = &conv->plan;
-    const size_t first_filter = block * 8 * plan->lane_bytes;
-    const size_t filters = smaller(plan->group_filters - first_filter, 8 * plan->lane_bytes);
-    const epilogue_tensors to = {.inputs = job->inputs,
-                                 .y = job->y,
-                                 .bits = job->bits,
-                                 .channels = (size_t)plan->params.out_channels,
-                                 .groups = (size_t)plan->params.group,
-                                 .height = job->out_height,
-                                 .width = plan->out_width};
-    _Alignas(64) int32_t dots[64][DOT_TILE];
+    const epilogue *epilogue = conv->epilogue;
+    const size_t begin = block * 8 * plan->lane_bytes, first = band->group * plan->group_filters + begin;
+    const size_t filters = smaller(plan->group_filters - begin, 8 * plan->lane_bytes);
+    const size_t plane = job->out_height * plan->out_width;
+    const bool steps = epilogue->steps.count > 0;
+    const epilogue_tensors tensors = {.inputs = job->inputs,
+                                      .y = job->y,
+                                      .bits = job->bits,
+                                      .channels = (size_t)plan->params.out_channels,
+                                      .groups = (size_t)plan->params.group,
+                                      .height = job->out_height,
+                                      .width = plan->out_width};
+    _Alignas(64) float values[64][DOT_TILE]; /* where there are steps */
+    uint64_t signs[64];
     channels_expansion tile_counts = {.pixel_bytes = job->vectors_bytes, .planes = 1 + (size_t)plan->counters};
     for (size_t row = 0, rows; row < band->rows; row += rows) {
         rows = smaller(job->tile_rows, band->rows - row);
         for (size_t column = 0, columns; column < plan->out_width; column += columns) {
             columns = smaller(job->tile_columns, plan->out_width - column);
+            const epilogue_tile tile = {band->image, band->row + row, rows, column, columns};
             const size_t pixel = row * plan->out_width + column;
             tile_counts.counters = band->counts + pixel * job->vectors_bytes;
             tile_counts.pixels = rows * columns;
@@ -333,11 +338,20 @@ static void expand_block(const channels_band *band, size_t block) {
             tile_counts.inside = band->inside + pixel;
             conv->steps->numbers(&tile_counts, band->numbers);
             for (size_t filter = 0; filter < filters; filter += 64) {
-                conv->steps->turn(&tile_counts, band->numbers, filter, dots);
-                const epilogue_tile tile = {band->image, band->row + row, rows, column, columns};
-                epilogue_store_tile(conv->epilogue, &to, &tile,
-                                    band->group * plan->group_filters + first_filter + filter,
-                                    smaller(filters - filter, 64), dots[0]);
+                const size_t channel = first + filter, count = smaller(filters - filter, 64);
+                const size_t at = (band->image * tensors.channels + channel) * plane + band->row * plan->out_width + pixel;
+                const channels_floats to = {
+                    .first = filter,
+                    .count = count,
+                    .scale = epilogue->scale + channel,
+                    .shift = epilogue->shift + channel,
+                    .y = steps ? values[0] : job->y + at,
+                    .y_step = steps ? DOT_TILE : plane,
+                    .threshold = epilogue->threshold ? epilogue->threshold + channel : NULL,
+                    .signs = signs,
+                };
+                conv->steps->turn(&tile_counts, band->numbers, &to);
+                epilogue_finish_tile(epilogue, &tensors, &tile, channel, count, values, signs);
             }
         }
     }

@@ -76,10 +76,19 @@ typedef struct channels_expansion {
  * for each pixel, in an order that channels_turn_function knows. numbers: room for DOT_TILE pixels. */
 typedef void channels_numbers_function(const channels_expansion *expansion, uint16_t *numbers);
 
-/* The dot products of 64 filters from `filter` on, 2 number - inside[pixel]; those of pixels beyond, up to a multiple of
- * 16, may be written too. */
-typedef void channels_turn_function(const channels_expansion *expansion, const uint16_t *numbers, size_t filter,
-                                    int32_t (*dots)[DOT_TILE]);
+/* What becomes of the numbers of some filters, whose values begin here: y = dot * scale + shift, the product rounded
+ * before the sum, and, where there are thresholds, the bits of dot >= threshold, dot being 2 number - inside[pixel]. */
+typedef struct channels_floats {
+    size_t first, count; /* filters of the block: a multiple of 64, 64 at most */
+    const float *scale, *shift;
+    float *y;
+    size_t y_step;            /* from one filter to the next */
+    const int32_t *threshold; /* or NULL */
+    uint64_t *signs;          /* a word per filter */
+} channels_floats;
+
+typedef void channels_turn_function(const channels_expansion *expansion, const uint16_t *numbers,
+                                    const channels_floats *to);
 
 typedef struct channels_steps {
     size_t lane_bytes;
@@ -126,6 +135,22 @@ __attribute__((always_inline)) static inline void channels_find_majority(const c
                 row++;
         }
         memcpy(reference + first, &planes[5], some * sizeof *reference);
+    }
+}
+
+/* The plain form of channels_turn_function, for numbers [pixel][lane]. */
+__attribute__((always_inline)) static inline void channels_turn(const channels_expansion *expansion,
+                                                                const uint16_t *numbers, size_t lanes,
+                                                                const channels_floats *to) {
+    for (size_t f = 0; f < to->count; f++) {
+        uint64_t signs = 0;
+        for (size_t i = 0; i < expansion->pixels; i++) {
+            const int32_t dot = 2 * (int32_t)numbers[i * lanes + to->first + f] - expansion->inside[i];
+            const float product = (float)dot * to->scale[f];
+            to->y[f * to->y_step + i] = product + to->shift[f];
+            signs |= (uint64_t)(to->threshold && dot >= to->threshold[f]) << i;
+        }
+        to->signs[f] = signs;
     }
 }
 
