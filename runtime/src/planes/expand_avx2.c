@@ -44,10 +44,6 @@ AVX2 void bytes_of_lanes(const uint8_t *planes, size_t count, __m256i bytes[8]) 
 }
 
 __attribute__((target("avx2"))) void planes_expand_avx2(const planes_expansion *block, size_t begin, size_t end) {
-    if (block->planes > 16) {
-        planes_expand_portable(block, begin, end);
-        return;
-    }
     planes_piece pieces[MOST_PIECES];
     const size_t piece_count = planes_cut_runs(block, 8, 2, pieces), low_planes = smaller(block->planes, 8);
     const __m256i mask = _mm256_set1_epi16((short)low_bits(block->planes));

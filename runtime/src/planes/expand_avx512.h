@@ -46,10 +46,6 @@ BYTES_INLINE void floats_of_numbers(const planes_expansion *block, size_t channe
 }
 
 BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t begin, size_t end) {
-    if (block->planes > 16) {
-        planes_expand_portable(block, begin, end);
-        return;
-    }
     const size_t lane_bytes = block->lane_bytes, at_once = 64 / lane_bytes, parts = lane_bytes / 16;
     const size_t low_planes = smaller(block->planes, 8);
     planes_piece pieces[MOST_PIECES];

@@ -12,12 +12,16 @@ static void choose_functions(planes_conv *conv) {
     conv->expand = planes_expand_portable;
 #if defined(__x86_64__)
     const bnncc_isa isa = conv->plan.isa;
+    const bool numbers = conv->plan.counter_planes < 16; /* of 16 bits, which the faster functions make of counters */
     if (isa == BNNCC_ISA_AVX2) {
         conv->count = planes_count_avx2;
-        conv->expand = planes_expand_avx2;
+        if (numbers)
+            conv->expand = planes_expand_avx2;
     } else if (isa == BNNCC_ISA_AVX512BW || isa == BNNCC_ISA_AVX512VPOPCNTDQ) {
         conv->count = conv->plan.lane_bytes == 64 ? planes_count_avx512 : planes_count_avx512_halves;
-        conv->expand = isa == BNNCC_ISA_AVX512VPOPCNTDQ && cpu_has_gfni() ? planes_expand_gfni : planes_expand_avx512;
+        if (numbers)
+            conv->expand =
+                isa == BNNCC_ISA_AVX512VPOPCNTDQ && cpu_has_gfni() ? planes_expand_gfni : planes_expand_avx512;
     }
 #endif
 }
