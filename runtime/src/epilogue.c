@@ -207,8 +207,7 @@ void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, c
     for (size_t begin = 0, some; begin < count; begin += some, dots += some * 64) {
         some = smaller(count - begin, AT_ONCE);
         /* Pixels of several rows are neighbours in the float tensors. */
-        const size_t at =
-            (tile->image * to->channels + first + begin) * plane + tile->row * to->width + tile->column;
+        const size_t at = (tile->image * to->channels + first + begin) * plane + tile->row * to->width + tile->column;
         for (size_t i = 0; i < some; i++) {
             if (to->y)
                 epilogue_floats(epilogue, first + begin + i, dots + i * 64, pixels,

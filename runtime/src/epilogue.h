@@ -64,8 +64,8 @@ typedef struct epilogue_tile {
 void epilogue_store_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
                          size_t count, const int32_t *dots);
 
-/* The same after `epilogue_floats` and `epilogue_signs`, for kernels that do that in ways of their own: values, lost, are
- * floats that steps are to be taken on; without steps, y has them already. signs: those of dot products, if any. */
+/* The same after `epilogue_floats` and `epilogue_signs`, for kernels that do that in ways of their own: values, lost,
+ * are floats that steps are to be taken on; without steps, y has them already. signs: those of dot products, if any. */
 void epilogue_finish_tile(const epilogue *epilogue, const epilogue_tensors *to, const epilogue_tile *tile, size_t first,
                           size_t count, float (*values)[64], const uint64_t *signs);
 

@@ -112,9 +112,25 @@ TARGET static void split(const uint8_t *vectors, size_t count, uint64_t (*words)
 }
 
 const channels_steps channels_avx512 = {
-    64, channels_majority_avx512, channels_list_avx512, channels_join_avx512, count, add, channels_numbers_512_avx512, channels_turn_512_avx512, split,
+    64,
+    channels_majority_avx512,
+    channels_list_avx512,
+    channels_join_avx512,
+    count,
+    add,
+    channels_numbers_512_avx512,
+    channels_turn_512_avx512,
+    split,
 };
 const channels_steps channels_avx512_bytes = {
-    64, channels_majority_avx512, channels_list_vbmi2, channels_join_avx512, count, add, channels_numbers_512_gfni, channels_turn_512_avx512, split,
+    64,
+    channels_majority_avx512,
+    channels_list_vbmi2,
+    channels_join_avx512,
+    count,
+    add,
+    channels_numbers_512_gfni,
+    channels_turn_512_avx512,
+    split,
 };
 #endif

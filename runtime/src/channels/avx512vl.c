@@ -116,11 +116,19 @@ const channels_steps channels_avx512vl = {
     channels_join_avx512,
     count,
     add,
-    channels_numbers_256_avx512, channels_turn_256_avx512,
+    channels_numbers_256_avx512,
+    channels_turn_256_avx512,
     split,
 };
 const channels_steps channels_avx512vl_bytes = {
-    HALF_BYTES, channels_majority_avx512, channels_list_vbmi2, channels_join_avx512, count, add, channels_numbers_256_gfni, channels_turn_256_avx512,
+    HALF_BYTES,
+    channels_majority_avx512,
+    channels_list_vbmi2,
+    channels_join_avx512,
+    count,
+    add,
+    channels_numbers_256_gfni,
+    channels_turn_256_avx512,
     split,
 };
 #endif

@@ -67,8 +67,8 @@ BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numb
 #pragma GCC unroll 16
             for (size_t i = 0; i < 16; i++)
                 if (filter + i < to->count)
-                    to->signs[filter + i] |=
-                        (uint64_t)store_floats(rows[i], inside, present, to, filter + i, pixel) << pixel;
+                    to->signs[filter + i] |= (uint64_t)store_floats(rows[i], inside, present, to, filter + i, pixel)
+                                             << pixel;
         }
     }
 }

@@ -1,5 +1,5 @@
-/* From counters of filters to numbers with AVX-512: the definition of NUMBERS_512 and NUMBERS_256, with BYTES_BY_GFNI or
- * without. A register has the filters of one pixel, or of two that have 256. */
+/* From counters of filters to numbers with AVX-512: the definition of NUMBERS_512 and NUMBERS_256, with BYTES_BY_GFNI
+ * or without. A register has the filters of one pixel, or of two that have 256. */
 #include "bytes_of_lanes_avx512.h"
 #include "checked.h"
 #include "signs.h"
@@ -15,9 +15,8 @@ BYTES_INLINE void load_bytes(const uint8_t *counters, size_t pixel_bytes, const 
         if (begin + i < end && lane_bytes == 64)
             plane = _mm512_load_si512((const void *)from);
         else if (begin + i < end)
-            plane = _mm512_inserti64x4(
-                _mm512_castsi256_si512(_mm256_load_si256((const __m256i *)(const void *)from)),
-                _mm256_load_si256((const __m256i *)(const void *)(from + pixel_bytes)), 1);
+            plane = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256((const __m256i *)(const void *)from)),
+                                       _mm256_load_si256((const __m256i *)(const void *)(from + pixel_bytes)), 1);
         x[BYTE_OF_PLANE(i)] = plane;
     }
     bytes_of_lanes(x, bytes);

@@ -30,8 +30,8 @@ typedef struct channels_job {
     size_t vectors_bytes; /* of one count: 1 + counters planes */
     bool keeps_counts;    /* from one chunk of taps to the next, or for floats */
     /* Where a piece's parts are in its memory. */
-    size_t pixels, lists, tap_lists, tap_places, tap_steps, joined, offsets, tap_sums, starts, signs, counts,
-        numbers, add, inside;
+    size_t pixels, lists, tap_lists, tap_places, tap_steps, joined, offsets, tap_sums, starts, signs, counts, numbers,
+        add, inside;
     size_t part_numbers; /* room in a part of a joined list */
     size_t piece_bytes;
     uint8_t *pieces;
@@ -339,7 +339,8 @@ static void expand_block(const channels_band *band, size_t block) {
             conv->steps->numbers(&tile_counts, band->numbers);
             for (size_t filter = 0; filter < filters; filter += 64) {
                 const size_t channel = first + filter, count = smaller(filters - filter, 64);
-                const size_t at = (band->image * tensors.channels + channel) * plane + band->row * plan->out_width + pixel;
+                const size_t at =
+                    (band->image * tensors.channels + channel) * plane + band->row * plan->out_width + pixel;
                 const channels_floats to = {
                     .first = filter,
                     .count = count,

@@ -139,9 +139,8 @@ __attribute__((always_inline)) static inline void channels_find_majority(const c
 }
 
 /* The plain form of channels_turn_function, for numbers [pixel][lane]. */
-__attribute__((always_inline)) static inline void channels_turn(const channels_expansion *expansion,
-                                                                const uint16_t *numbers, size_t lanes,
-                                                                const channels_floats *to) {
+__attribute__((always_inline)) static inline void
+channels_turn(const channels_expansion *expansion, const uint16_t *numbers, size_t lanes, const channels_floats *to) {
     for (size_t f = 0; f < to->count; f++) {
         uint64_t signs = 0;
         for (size_t i = 0; i < expansion->pixels; i++) {

@@ -1,5 +1,6 @@
 /* From vertical counters to floats with AVX2. */
-#include "expand.h"
+#include "checked.h"
+#include "program.h"
 #include "signs.h"
 
 #if defined(__x86_64__)
@@ -43,9 +44,33 @@ AVX2 void bytes_of_lanes(const uint8_t *planes, size_t count, __m256i bytes[8]) 
     }
 }
 
+enum { MOST_PIECES = 32 }; /* of 256 lanes */
+
+/* Pixels of a run that one register takes: the place of their numbers, and the rest as planes_run has it. */
+typedef struct piece {
+    size_t at, count;
+    const float *sums;
+    float *y;
+} piece;
+
+/* Cuts the runs of a block into pieces of 8 pixels; returns how many. Numbers of 16 lanes lie together; those of the
+ * eight blocks of 16 in a vector's 128-bit part p are p, p + 2, p + 4, ... */
+static size_t cut_runs(const planes_expansion *block, piece pieces[MOST_PIECES]) {
+    size_t count = 0;
+    for (const planes_run *run = block->runs; run < block->runs + block->run_count; run++)
+        for (size_t i = 0; i < run->count; i += 8) {
+            const size_t lane = run->at + i, number = lane / 16;
+            pieces[count++] = (piece){.at = (number % 8 * 2 + number / 8) * 16 + lane % 16,
+                                      .count = smaller(run->count - i, 8),
+                                      .sums = run->sums + i,
+                                      .y = run->y + i};
+        }
+    return count;
+}
+
 __attribute__((target("avx2"))) void planes_expand_avx2(const planes_expansion *block, size_t begin, size_t end) {
-    planes_piece pieces[MOST_PIECES];
-    const size_t piece_count = planes_cut_runs(block, 8, 2, pieces), low_planes = smaller(block->planes, 8);
+    piece pieces[MOST_PIECES];
+    const size_t piece_count = cut_runs(block, pieces), low_planes = smaller(block->planes, 8);
     const __m256i mask = _mm256_set1_epi16((short)low_bits(block->planes));
     const __m256i numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     for (size_t channel = begin; channel < end; channel++) {
@@ -65,7 +90,7 @@ __attribute__((target("avx2"))) void planes_expand_avx2(const planes_expansion *
         }
         const __m256 factor = _mm256_set1_ps(block->factor[channel]);
         const __m256 scale = _mm256_set1_ps(block->scale[channel]), shift = _mm256_set1_ps(block->shift[channel]);
-        for (const planes_piece *piece = pieces; piece < pieces + piece_count; piece++) {
+        for (const piece *piece = pieces; piece < pieces + piece_count; piece++) {
             const float *sums = piece->sums + channel * block->sums_step;
             float *y = piece->y + channel * block->y_step;
             const __m128i part = _mm_load_si128((const __m128i *)(const void *)(values + piece->at));

@@ -1,6 +1,7 @@
 /* From vertical counters to floats with AVX-512: the definition of EXPAND_FUNCTION, with BYTES_BY_GFNI or without. */
 #include "bytes_of_lanes_avx512.h"
-#include "expand.h"
+#include "checked.h"
+#include "program.h"
 #include "signs.h"
 
 /* A plane of 64 bytes, or one of each of two channels of 32. */
@@ -23,33 +24,68 @@ BYTES_INLINE void load_bytes(const uint8_t *const channels[2], size_t lane_bytes
     bytes_of_lanes(x, bytes);
 }
 
-/* The floats of one channel from its lanes' numbers. */
-BYTES_INLINE void floats_of_numbers(const planes_expansion *block, size_t channel, const uint16_t *numbers,
-                              const planes_piece *pieces, size_t piece_count) {
-    const __m512 factor = _mm512_set1_ps(block->factor[channel]);
-    const __m512 scale = _mm512_set1_ps(block->scale[channel]), shift = _mm512_set1_ps(block->shift[channel]);
-    const size_t sums_at = channel * block->sums_step, y_at = channel * block->y_step;
-    for (const planes_piece *piece = pieces; piece < pieces + piece_count; piece++) {
-        const float *sums = piece->sums + sums_at;
-        float *y = piece->y + y_at;
-        const __m256i part = _mm256_loadu_si256((const __m256i *)(const void *)(numbers + piece->at));
-        const __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(part));
-        if (piece->count == 16) {
-            const __m512 dot = _mm512_fmadd_ps(value, factor, _mm512_loadu_ps(sums));
-            _mm512_storeu_ps(y, _mm512_add_ps(_mm512_mul_ps(dot, scale), shift));
-        } else {
-            const __mmask16 inside = (__mmask16)low_bits(piece->count);
-            const __m512 dot = _mm512_fmadd_ps(value, factor, _mm512_maskz_loadu_ps(inside, sums));
-            _mm512_mask_storeu_ps(y, inside, _mm512_add_ps(_mm512_mul_ps(dot, scale), shift));
-        }
+/* Where the number of a lane is, among those that store_numbers gives of all eight registers of bytes. */
+static inline size_t number_of_lane(size_t lane) { return (lane / 16 % 8 * 4 + lane / 128) * 16 + lane % 16; }
+
+enum { NEXT_BLOCK = 4 * 16 }; /* from the numbers of 16 lanes of a slot to those of the next 16 */
+
+/* What all pixels of a channel share. */
+typedef struct channel_floats {
+    __m512 factor, scale, shift;
+    size_t sums_at, y_at;
+} channel_floats;
+
+BYTES_INLINE __m512 floats_of(const uint16_t *numbers, __m512 sums, const channel_floats *channel) {
+    const __m256i some = _mm256_loadu_si256((const __m256i *)(const void *)numbers);
+    const __m512 dot = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(some)), channel->factor, sums);
+    return _mm512_add_ps(_mm512_mul_ps(dot, channel->scale), channel->shift);
+}
+
+/* A run of whole registers and a part of one: where its first number is, and the rest as in planes_run. */
+typedef struct register_run {
+    size_t first;
+    __mmask16 rest;
+    const float *sums;
+    float *y;
+} register_run;
+
+/* Runs by the number of whole registers. */
+typedef struct register_runs {
+    register_run runs[64];
+    size_t ends[5]; /* of those with 4, 3, ... whole registers */
+} register_runs;
+
+static inline void find_runs(const planes_expansion *block, register_runs *to) {
+    size_t count = 0;
+    for (size_t registers = 5; registers-- > 0; to->ends[4 - registers] = count)
+        for (const planes_run *run = block->runs; run < block->runs + block->run_count; run++)
+            if (run->count / 16 == registers)
+                to->runs[count++] =
+                    (register_run){number_of_lane(run->at), (__mmask16)low_bits(run->count % 16), run->sums, run->y};
+}
+
+/* Some runs of a channel; how many whole registers they take is a constant where this is called. */
+BYTES_INLINE void store_runs(const register_run *begin, const register_run *end, const uint16_t *numbers,
+                             const size_t registers, const channel_floats *channel) {
+    for (const register_run *run = begin; run < end; run++) {
+        const uint16_t *from = numbers + run->first;
+        const float *sums = run->sums + channel->sums_at;
+        float *y = run->y + channel->y_at;
+#pragma GCC unroll 4
+        for (size_t i = 0; i < registers; i++)
+            _mm512_storeu_ps(y + 16 * i, floats_of(from + i * NEXT_BLOCK, _mm512_loadu_ps(sums + 16 * i), channel));
+        if (run->rest)
+            _mm512_mask_storeu_ps(y + 16 * registers, run->rest,
+                                  floats_of(from + registers * NEXT_BLOCK,
+                                            _mm512_maskz_loadu_ps(run->rest, sums + 16 * registers), channel));
     }
 }
 
 BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t begin, size_t end) {
     const size_t lane_bytes = block->lane_bytes, at_once = 64 / lane_bytes, parts = lane_bytes / 16;
     const size_t low_planes = smaller(block->planes, 8);
-    planes_piece pieces[MOST_PIECES];
-    const size_t piece_count = planes_cut_runs(block, 16, 4, pieces);
+    register_runs runs;
+    find_runs(block, &runs);
     const __m512i mask = _mm512_set1_epi16((short)low_bits(block->planes));
     for (size_t channel = begin; channel < end; channel += at_once) {
         const size_t last = smaller(channel + at_once, end) - 1; /* alone, a channel takes both places */
@@ -64,7 +100,15 @@ BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t begin, s
 #pragma GCC unroll 8
         for (size_t r = 0; r < 8; r++)
             store_numbers(low[r], high[r], add, mask, numbers + 64 * r);
-        for (size_t i = channel; i <= last; i++)
-            floats_of_numbers(block, i, numbers + (i - channel) * parts * BLOCK_LANES, pieces, piece_count);
+        for (size_t i = channel; i <= last; i++) {
+            const channel_floats floats = {_mm512_set1_ps(block->factor[i]), _mm512_set1_ps(block->scale[i]),
+                                           _mm512_set1_ps(block->shift[i]), i * block->sums_step, i * block->y_step};
+            const uint16_t *first = numbers + (i - channel) * parts * 16;
+            store_runs(runs.runs, runs.runs + runs.ends[0], first, 4, &floats);
+            store_runs(runs.runs + runs.ends[0], runs.runs + runs.ends[1], first, 3, &floats);
+            store_runs(runs.runs + runs.ends[1], runs.runs + runs.ends[2], first, 2, &floats);
+            store_runs(runs.runs + runs.ends[2], runs.runs + runs.ends[3], first, 1, &floats);
+            store_runs(runs.runs + runs.ends[3], runs.runs + runs.ends[4], first, 0, &floats);
+        }
     }
 }

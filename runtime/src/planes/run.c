@@ -113,9 +113,9 @@ static void find_classes(const planes_sheet *sheet, size_t j, uint8_t *masks, pl
 /* Runs of slots that follow one another in the output, so that their steps are taken at once: a few pixels are hardly
  * worth a call. */
 typedef struct joined_run {
-    size_t first, end; /* runs */
-    size_t pixels;     /* 64 at most */
-    float *y;          /* where they begin in the group's first channel */
+    size_t first, end;        /* runs */
+    size_t pixels;            /* 64 at most */
+    float *y;                 /* where they begin in the group's first channel */
     const float *window_sums; /* of the same pixels in the group; NULL where no step reads them */
 } joined_run;
 
