@@ -37,21 +37,13 @@ BYTES_INLINE void transpose_16x16(__m512i r[16]) {
         r[i] = t[i];
 }
 
-/* Sixteen pixels of a filter, those that are present, from their numbers; returns the bits of their dot products. */
-BYTES_INLINE uint16_t store_floats(__m512i numbers, __m512i inside, __mmask16 present, const channels_floats *to,
-                                   size_t filter, size_t pixel) {
-    const __m512i dots = _mm512_sub_epi32(_mm512_slli_epi32(numbers, 1), inside);
-    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(to->scale[filter]));
-    const __m512 y = _mm512_add_ps(product, _mm512_set1_ps(to->shift[filter]));
-    _mm512_mask_storeu_ps(to->y + filter * to->y_step + pixel, present, y);
-    return to->threshold ? _mm512_mask_cmpge_epi32_mask(present, dots, _mm512_set1_epi32(to->threshold[filter])) : 0;
-}
-
 /* A block is 16 filters; the eight blocks of a register's 128-bit part p are p, p + 4, p + 8, ... */
 BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numbers, const channels_floats *to,
                        const size_t lane_bytes) {
     const size_t at_once = 64 / lane_bytes, parts = lane_bytes / 16;
-    memset(to->signs, 0, to->count * sizeof *to->signs);
+    const bool compare = to->threshold != NULL;
+    for (size_t filter = 0; compare && filter < to->count; filter++)
+        to->signs[filter] = 0;
     for (size_t pixel = 0; pixel < expansion->pixels; pixel += 16) {
         const __mmask16 present = (__mmask16)low_bits(smaller(expansion->pixels - pixel, 16));
         const __m512i inside = _mm512_maskz_loadu_epi32(present, expansion->inside + pixel);
@@ -64,11 +56,23 @@ BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numb
                 rows[i] = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)from));
             }
             transpose_16x16(rows);
+            const float *scale = to->scale + filter, *shift = to->shift + filter;
+            float *y = to->y + filter * to->y_step + pixel;
 #pragma GCC unroll 16
             for (size_t i = 0; i < 16; i++)
-                if (filter + i < to->count)
-                    to->signs[filter + i] |= (uint64_t)store_floats(rows[i], inside, present, to, filter + i, pixel)
-                                             << pixel;
+                if (filter + i < to->count) {
+                    rows[i] = _mm512_sub_epi32(_mm512_slli_epi32(rows[i], 1), inside);
+                    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(rows[i]), _mm512_set1_ps(scale[i]));
+                    _mm512_mask_storeu_ps(y + i * to->y_step, present, _mm512_add_ps(product, _mm512_set1_ps(shift[i])));
+                }
+            if (!compare)
+                continue;
+#pragma GCC unroll 16
+            for (size_t i = 0; i < 16; i++)
+                if (filter + i < to->count) {
+                    const __m512i bound = _mm512_set1_epi32(to->threshold[filter + i]);
+                    to->signs[filter + i] |= (uint64_t)_mm512_mask_cmpge_epi32_mask(present, rows[i], bound) << pixel;
+                }
         }
     }
 }

@@ -84,7 +84,7 @@ typedef struct channels_floats {
     float *y;
     size_t y_step;            /* from one filter to the next */
     const int32_t *threshold; /* or NULL */
-    uint64_t *signs;          /* a word per filter */
+    uint64_t *signs;          /* a word per filter, where there are */
 } channels_floats;
 
 typedef void channels_turn_function(const channels_expansion *expansion, const uint16_t *numbers,
@@ -149,7 +149,8 @@ channels_turn(const channels_expansion *expansion, const uint16_t *numbers, size
             to->y[f * to->y_step + i] = product + to->shift[f];
             signs |= (uint64_t)(to->threshold && dot >= to->threshold[f]) << i;
         }
-        to->signs[f] = signs;
+        if (to->threshold)
+            to->signs[f] = signs;
     }
 }
 
