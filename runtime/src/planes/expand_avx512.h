@@ -41,51 +41,62 @@ BYTES_INLINE __m512 floats_of(const uint16_t *numbers, __m512 sums, const channe
     return _mm512_add_ps(_mm512_mul_ps(dot, channel->scale), channel->shift);
 }
 
-/* A run of whole registers and a part of one: where its first number is, and the rest as in planes_run. */
-typedef struct register_run {
-    size_t first;
+/* Runs of as many whole registers, a part of one as large, and the same sums: where their first numbers are, and y. */
+typedef struct run_group {
+    size_t registers;
     __mmask16 rest;
     const float *sums;
-    float *y;
-} register_run;
+    size_t begin, end;
+} run_group;
 
-/* Runs by the number of whole registers. */
-typedef struct register_runs {
-    register_run runs[64];
-    size_t ends[5]; /* of those with 4, 3, ... whole registers */
-} register_runs;
+typedef struct run_groups {
+    run_group groups[64];
+    size_t count;
+    size_t first[64];
+    float *y[64];
+} run_groups;
 
-static inline void find_runs(const planes_expansion *block, register_runs *to) {
-    size_t count = 0;
-    for (size_t registers = 5; registers-- > 0; to->ends[4 - registers] = count)
-        for (const planes_run *run = block->runs; run < block->runs + block->run_count; run++)
-            if (run->count / 16 == registers)
-                to->runs[count++] =
-                    (register_run){number_of_lane(run->at), (__mmask16)low_bits(run->count % 16), run->sums, run->y};
+static inline void group_runs(const planes_expansion *block, run_groups *to) {
+    to->count = 0;
+    for (size_t i = 0; i < block->run_count; i++) {
+        const planes_run *run = &block->runs[i];
+        run_group *last = to->count ? &to->groups[to->count - 1] : NULL;
+        if (last && run->sums == last->sums && run->count == block->runs[i - 1].count)
+            last->end++;
+        else
+            to->groups[to->count++] =
+                (run_group){run->count / 16, (__mmask16)low_bits(run->count % 16), run->sums, i, i + 1};
+        to->first[i] = number_of_lane(run->at);
+        to->y[i] = run->y;
+    }
 }
 
-/* Some runs of a channel; how many whole registers they take is a constant where this is called. */
-BYTES_INLINE void store_runs(const register_run *begin, const register_run *end, const uint16_t *numbers,
-                             const size_t registers, const channel_floats *channel) {
-    for (const register_run *run = begin; run < end; run++) {
-        const uint16_t *from = numbers + run->first;
-        const float *sums = run->sums + channel->sums_at;
-        float *y = run->y + channel->y_at;
+/* A group of a channel; how many whole registers it takes is a constant where this is called. */
+BYTES_INLINE void store_group(const run_groups *runs, const run_group *group, const uint16_t *numbers,
+                              const size_t registers, const channel_floats *channel) {
+    __m512 sums[5];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < registers; i++)
+        sums[i] = _mm512_loadu_ps(group->sums + channel->sums_at + 16 * i);
+    const __mmask16 rest = group->rest;
+    sums[registers] = _mm512_maskz_loadu_ps(rest, group->sums + channel->sums_at + 16 * registers);
+    for (size_t run = group->begin; run < group->end; run++) {
+        const uint16_t *from = numbers + runs->first[run];
+        float *y = runs->y[run] + channel->y_at;
 #pragma GCC unroll 4
         for (size_t i = 0; i < registers; i++)
-            _mm512_storeu_ps(y + 16 * i, floats_of(from + i * NEXT_BLOCK, _mm512_loadu_ps(sums + 16 * i), channel));
-        if (run->rest)
-            _mm512_mask_storeu_ps(y + 16 * registers, run->rest,
-                                  floats_of(from + registers * NEXT_BLOCK,
-                                            _mm512_maskz_loadu_ps(run->rest, sums + 16 * registers), channel));
+            _mm512_storeu_ps(y + 16 * i, floats_of(from + i * NEXT_BLOCK, sums[i], channel));
+        if (rest)
+            _mm512_mask_storeu_ps(y + 16 * registers, rest,
+                                  floats_of(from + registers * NEXT_BLOCK, sums[registers], channel));
     }
 }
 
 BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t begin, size_t end) {
     const size_t lane_bytes = block->lane_bytes, at_once = 64 / lane_bytes, parts = lane_bytes / 16;
     const size_t low_planes = smaller(block->planes, 8);
-    register_runs runs;
-    find_runs(block, &runs);
+    run_groups runs;
+    group_runs(block, &runs);
     const __m512i mask = _mm512_set1_epi16((short)low_bits(block->planes));
     for (size_t channel = begin; channel < end; channel += at_once) {
         const size_t last = smaller(channel + at_once, end) - 1; /* alone, a channel takes both places */
@@ -104,11 +115,23 @@ BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t begin, s
             const channel_floats floats = {_mm512_set1_ps(block->factor[i]), _mm512_set1_ps(block->scale[i]),
                                            _mm512_set1_ps(block->shift[i]), i * block->sums_step, i * block->y_step};
             const uint16_t *first = numbers + (i - channel) * parts * 16;
-            store_runs(runs.runs, runs.runs + runs.ends[0], first, 4, &floats);
-            store_runs(runs.runs + runs.ends[0], runs.runs + runs.ends[1], first, 3, &floats);
-            store_runs(runs.runs + runs.ends[1], runs.runs + runs.ends[2], first, 2, &floats);
-            store_runs(runs.runs + runs.ends[2], runs.runs + runs.ends[3], first, 1, &floats);
-            store_runs(runs.runs + runs.ends[3], runs.runs + runs.ends[4], first, 0, &floats);
+            for (const run_group *group = runs.groups; group < runs.groups + runs.count; group++)
+                switch (group->registers) {
+                case 4:
+                    store_group(&runs, group, first, 4, &floats);
+                    break;
+                case 3:
+                    store_group(&runs, group, first, 3, &floats);
+                    break;
+                case 2:
+                    store_group(&runs, group, first, 2, &floats);
+                    break;
+                case 1:
+                    store_group(&runs, group, first, 1, &floats);
+                    break;
+                default:
+                    store_group(&runs, group, first, 0, &floats);
+                }
         }
     }
 }
