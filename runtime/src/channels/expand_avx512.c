@@ -63,7 +63,8 @@ BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numb
                 if (filter + i < to->count) {
                     rows[i] = _mm512_sub_epi32(_mm512_slli_epi32(rows[i], 1), inside);
                     const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(rows[i]), _mm512_set1_ps(scale[i]));
-                    _mm512_mask_storeu_ps(y + i * to->y_step, present, _mm512_add_ps(product, _mm512_set1_ps(shift[i])));
+                    _mm512_mask_storeu_ps(y + i * to->y_step, present,
+                                          _mm512_add_ps(product, _mm512_set1_ps(shift[i])));
                 }
             if (!compare)
                 continue;
