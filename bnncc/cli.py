@@ -141,6 +141,45 @@ class _InputShape(click.ParamType):
         return name, shape
 
 
+class _Tropnnc(click.ParamType):
+    """NAME=VALUE, or PATTERN:NAME=VALUE for some layers."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str, Any]:
+        if isinstance(value, tuple):
+            return value
+        setting, separator, number = str(value).rpartition("=")
+        pattern, _, name = setting.rpartition(":")
+        if not separator or not name:
+            self.fail(f"{value!r} is not of the form keep=0.5 or 'conv1*:keep=0.5'", param, ctx)
+        name = name.replace("-", "_")
+        if name == "mode":
+            return pattern, name, number
+        try:
+            return pattern, name, int(number) if name == "seed" else float(number)
+        except ValueError:
+            self.fail(f"{value!r}: {number!r} is no number", param, ctx)
+
+
+def _tropnnc_settings(given: Sequence[tuple[str, str, Any]], config: Config) -> dict[str, Any]:
+    """Lay the settings of the command line over the config file's: an amount replaces another."""
+    if not given:
+        return config.tropnnc
+    from bnncc.passes.tropnnc.settings import AMOUNTS
+
+    settings = dict(config.tropnnc)
+    if any(not pattern and name in AMOUNTS for pattern, name, _ in given):
+        settings = {name: value for name, value in settings.items() if name not in AMOUNTS}
+    layers = {pattern: dict(options) for pattern, options in settings.get("layers", {}).items()}
+    for pattern, name, value in given:
+        to = layers.setdefault(pattern, {}) if pattern else settings
+        if name in to and (pattern or name not in config.tropnnc):
+            raise BadInput(f"--tropnnc: {name} is given twice")
+        to[name] = value
+    return settings | ({"layers": layers} if layers else {})
+
+
 def _options(*options: Callable) -> Callable:
     """Apply several options to a command, in the order in which its help shows them."""
 
@@ -204,12 +243,27 @@ _tree = _options(
 )
 
 
-def _config(file: Path | None = None, input_shapes: Sequence[tuple[str, list[int]]] = (), **options: Any) -> Config:
+_tropnnc = click.option(
+    "--tropnnc",
+    type=_Tropnnc(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Cluster hidden channels of float ReLU layers (lossy): keep=0.5, target-params=0.5, target-flops=0.5, v1=, v2= "
+    "or v3=DISTANCE; 'PATTERN:keep=0.5' for layers of such names; mode=paper.",
+)
+
+
+def _config(
+    file: Path | None = None,
+    input_shapes: Sequence[tuple[str, list[int]]] = (),
+    tropnnc: Sequence[tuple[str, str, Any]] = (),
+    **options: Any,
+) -> Config:
     """Lay the options that were given over the config file's, or over the defaults."""
     config = load_config(file) if file is not None else Config()
     given = {name: value for name, value in options.items() if value is not None}
     shapes = {**config.input_shapes, **dict(input_shapes)}
-    return config.replace(input_shapes=shapes, **given)
+    return config.replace(input_shapes=shapes, tropnnc=_tropnnc_settings(tropnnc, config), **given)
 
 
 def _write_json(report: Any, path: Path | None, inputs: Sequence[Path | None]) -> None:
@@ -258,7 +312,7 @@ def main() -> None:
     "--tune/--no-tune", default=None, help="Time the kernels of each layer, and name the fastest in the file."
 )
 @click.option("--tune-batch", type=click.IntRange(min=1), metavar="N", help="Samples of a call in that. [default: 1]")
-@_options(_samples, _seed, _threads, _shapes, _tree)
+@_options(_samples, _seed, _threads, _shapes, _tropnnc, _tree)
 @click.option("-q", "--quiet", is_flag=True, help="Print no tables.")
 @_verbose_option
 def compile_command(
@@ -303,7 +357,7 @@ def compile_command(
 @_model
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--config", "config_file", type=_FILE, metavar="C.toml", help="Options of the compilation to look into.")
-@_options(_shapes, _tree)
+@_options(_shapes, _tropnnc, _tree)
 @_verbose_option
 def inspect_command(model: Path, as_json: bool, config_file: Path | None, **options: Any) -> None:
     """Say what is binary in MODEL.onnx, what could be and why not, or what is in a compiled model."""

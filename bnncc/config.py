@@ -30,6 +30,9 @@ class Config:
     Raises BadInput for a value of the wrong type or out of range.
     """
 
+    tropnnc: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Merge hidden channels of float ReLU layers that do nearly the same: an amount (keep, v1, v2, v3, target_params or
+    target_flops), mode, seed, radius, and other amounts by pattern of layers' names (see `bnncc.passes.tropnnc`)."""
     fold_batchnorm: bool = True
     """Fold BatchNormalization into the float layer before it."""
     lower: bool = True
@@ -101,6 +104,12 @@ class Config:
                 raise BadInput(f"config: {name} must be a number {limits}, not {value!r}")
         if self.require_binary not in (None, "all"):
             raise BadInput(f'config: require_binary can only be "all", not {self.require_binary!r}')
+        if not isinstance(self.tropnnc, dict):
+            raise BadInput("config: tropnnc must be a table such as {keep = 0.5}")
+        if self.tropnnc:
+            from bnncc.passes.tropnnc.settings import read_settings  # heavy to import
+
+            read_settings(self.tropnnc)
         if not isinstance(self.input_shapes, dict):
             raise BadInput("config: input_shapes must be a table such as {image = [-1, 3, 224, 224]}")
         for name, shape in self.input_shapes.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from bnncc.model_io import (
 from bnncc.onnxruntime_errors import one_line, runtime_errors
 from bnncc.passes.pipeline import Outcome, run_passes
 from bnncc.reference import runnable_file
-from bnncc.report import Report, SizeReport, layer_reports, pass_reports, tree_totals
+from bnncc.report import Report, SizeReport, clustering_report, layer_reports, pass_reports, tree_totals
 from bnncc.runtime.functions import DOMAIN
 from bnncc.session import UNOPTIMIZED, InferenceSession, session_options
 from bnncc.sign_tensors import SIGN_TENSORS_KEY, sign_tensors_to_json
@@ -104,6 +105,7 @@ def compile(
         compiled=False,
         ops=count_ops(compiled),
         trees=tree_totals(layers),
+        tropnnc=clustering_report(outcome.compression, config.tropnnc),
     )
     result_name = str(target) if target else f"compiled {loaded.path.name}"
     with staging_folder(target) as folder:
@@ -121,11 +123,24 @@ def compile(
                 config=config,
                 progress=progress,
             )
-        report.gates = [*layer_gates(config, layers), *verify_gates(config, report.verify)]
-        if config.min_speedup is not None:
+        if config.verify and report.tropnnc is not None:
+            say("tropnnc: comparing with the original")
+            report.tropnnc.change = compare(
+                outcome.original,
+                outcome.reference,
+                None,
+                names=(str(loaded.path), f"clustered {loaded.path.name}"),
+                data=data,
+                config=config,
+                progress=progress,
+                max_rel_diff=math.inf,
+            )
+        judged = report.verify if report.tropnnc is None else report.tropnnc.change
+        report.gates = [*layer_gates(config, layers), *verify_gates(config, judged)]
+        if config.min_speedup is not None or (config.verify and report.tropnnc is not None):
             say("bench")
             report.bench = bench_models(
-                (files[-1], result_name), outcome.reference, str(loaded.path), config, data, progress=progress
+                (files[-1], result_name), outcome.original, str(loaded.path), config, data, progress=progress
             )
             report.gates += bench_gates(config, report.bench)
         report.seconds = time.perf_counter() - started
@@ -212,6 +227,7 @@ def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | N
         compiled=False,
         ops=count_ops(outcome.model),
         trees=tree_totals(layers),
+        tropnnc=clustering_report(outcome.compression, config.tropnnc),
         seconds=time.perf_counter() - started,
     )
 

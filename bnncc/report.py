@@ -157,6 +157,36 @@ class VerifyReport:
 
 
 @dataclasses.dataclass
+class ClusteredLayer:
+    """A hidden layer whose channels were clustered: the layer before the ReLU."""
+
+    name: str
+    channels_before: int
+    channels_after: int
+    bounds: dict[str, float]
+    """Of the L1 norm of the change of the next layer's outputs, for inputs of a norm up to the radius, by name: see
+    `bnncc.passes.tropnnc.certificates`. Empty where nothing was merged."""
+
+
+@dataclasses.dataclass
+class ClusteringReport:
+    """What TropNNC did to a network, and how far from the original that is."""
+
+    settings: dict[str, Any]
+    constant: float | None
+    """Of the distance that was solved for a target."""
+    radius: float
+    layers: list[ClusteredLayer]
+    params_before: int
+    params_after: int
+    flops_before: int | None
+    """Operations on one sample, two per multiplication and addition; None where sizes are dynamic."""
+    flops_after: int | None
+    change: VerifyReport | None = None
+    """The clustered network against the original: a measure, not a check."""
+
+
+@dataclasses.dataclass
 class OpTime:
     """One node of the graph that onnxruntime runs after its optimizations, and the median of its times."""
 
@@ -277,6 +307,8 @@ class Report:
     """Nodes of domain bnncc by type in the compiled model."""
     trees: TreeTotals | None = None
     """None where no layer has a filter tree."""
+    tropnnc: ClusteringReport | None = None
+    """None where no channels were clustered; else `verify` compares with the clustered network."""
     verify: VerifyReport | None = None
     bench: BenchReport | None = None
     gates: list[GateReport] = dataclasses.field(default_factory=list)
@@ -306,6 +338,22 @@ def layer_reports(records: Iterable[Any]) -> list[LayerReport]:
     """Take over the layer records of the passes."""
     names = [field.name for field in dataclasses.fields(LayerReport)]
     return [LayerReport(**{name: getattr(record, name) for name in names}) for record in records]
+
+
+def clustering_report(compression: Any, settings: dict[str, Any]) -> ClusteringReport | None:
+    """Take over what TropNNC did; None for nothing."""
+    if compression is None:
+        return None
+    return ClusteringReport(
+        settings=settings,
+        constant=compression.constant,
+        radius=compression.settings.radius,
+        layers=[ClusteredLayer(item.node, item.before, item.after, item.bounds) for item in compression.changes],
+        params_before=compression.params_before,
+        params_after=compression.params_after,
+        flops_before=compression.flops_before,
+        flops_after=compression.flops_after,
+    )
 
 
 def tree_totals(layers: Iterable[LayerReport]) -> TreeTotals | None:

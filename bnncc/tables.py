@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bnncc.report import BenchReport, GateReport, LayerTime, ProfileReport, Report, VerifyReport
+from bnncc.report import BenchReport, ClusteringReport, GateReport, LayerTime, ProfileReport, Report, VerifyReport
 
 _STATUS_STYLE = {"binary": "green", "weight-binary": "cyan", "float": "yellow"}
 _NOTES_SHOWN = 12
@@ -71,6 +71,9 @@ def print_report(report: Report, console: Console) -> None:
     print_trees(report, console)
     print_passes(report, console)
     _print_size(report, console)
+    if report.tropnnc is not None:
+        console.print()
+        print_clustering(report.tropnnc, console)
     if report.verify is not None:
         console.print()
         print_verify(report.verify, console)
@@ -78,6 +81,35 @@ def print_report(report: Report, console: Console) -> None:
         console.print()
         print_bench(report.bench, console)
     print_gates(report.gates, console)
+
+
+def print_clustering(report: ClusteringReport, console: Console) -> None:
+    """Print what TropNNC left of each layer, what that saves, and what it costs."""
+    rows = table("TropNNC (lossy)")
+    rows.add_column("layer", no_wrap=True)
+    for column in ("channels", "left", "error at most"):
+        rows.add_column(column, justify="right", no_wrap=True)
+    for layer in report.layers:
+        least = min(layer.bounds.items(), key=lambda item: item[1], default=None)
+        bound = "-" if least is None else f"{least[1]:.3g} ({least[0]})"
+        name = shorten(layer.name, max(console.width - 50, 16))
+        rows.add_row(Text(name), str(layer.channels_before), str(layer.channels_after), bound)
+    console.print(rows)
+    console.print(
+        f"Errors: L1 norm of the change of the next layer's outputs, for inputs of a norm up to {report.radius:g}"
+    )
+    parts = [f"parameters {count_text(report.params_before)} to {count_text(report.params_after)}"]
+    if report.flops_before is not None and report.flops_after is not None:
+        parts.append(f"operations {count_text(report.flops_before)} to {count_text(report.flops_after)}")
+    console.print("; ".join(parts) + (f"; distance {report.constant:.4g}" if report.constant is not None else ""))
+    if report.change is not None:
+        same, accuracy = report.change.argmax_agreement, report.change.accuracy
+        figures = [f"outputs differ by up to {report.change.max_abs_diff_all:.3g}"]
+        if same is not None:
+            figures.append(f"same class {percent_text(same)}")
+        if accuracy is not None:
+            figures.append(f"accuracy {accuracy.reference:.2%} to {accuracy.compiled:.2%}")
+        console.print(f"Against the original, {report.change.samples} samples: {', '.join(figures)}")
 
 
 def print_layers(report: Report, console: Console) -> None:

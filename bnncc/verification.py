@@ -13,6 +13,7 @@ each part of the compiled model between two binarizers is compared by itself, on
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import time
@@ -82,6 +83,9 @@ def verify(
         )
     else:
         tensors = sign_tensors_from_json(metadata[SIGN_TENSORS_KEY], str(other.path))
+    lossy = _was_clustered(metadata.get("bnncc.config", "{}"))
+    if lossy:
+        notes.append(f"{other.path.name} has fewer channels (TropNNC): its outputs are compared, and may differ")
     gates = (config.max_abs_diff, config.min_argmax_agreement)
     gated = not other.is_compiled and any(gate is not None for gate in gates)
     runnable = original.proto if original.is_compiled else as_reference(original.proto, str(original.path))
@@ -95,10 +99,19 @@ def verify(
         config=config,
         through=through,
         progress=progress,
-        max_rel_diff=math.inf if gated else MAX_REL_DIFF,
+        max_rel_diff=math.inf if gated or lossy else MAX_REL_DIFF,
     )
     report.notes[:0] = notes
     return report
+
+
+def _was_clustered(config: str) -> bool:
+    """Whether a compiled file's record of its options, which may have been edited, says so."""
+    try:
+        options = json.loads(config)
+    except ValueError:
+        return False
+    return isinstance(options, dict) and bool(options.get("tropnnc"))
 
 
 def compare(

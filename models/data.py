@@ -182,10 +182,7 @@ def _cifar10(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return scikit-learn's 1,797 handwritten digits, [N, 1, 8, 8] with values 0..16; every fifth is for testing."""
-    try:
-        from sklearn.datasets import load_digits  # heavy to import, and only this data set needs it
-    except ModuleNotFoundError as error:
-        raise BadInput("data set digits: needs scikit-learn: pip install '.[models]' in the folder of bnncc") from error
+    from sklearn.datasets import load_digits  # heavy to import, and only this data set needs it
 
     bunch = load_digits()
     test = np.arange(len(bunch.target)) % 5 == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -113,7 +114,8 @@ class Context:
     """What the passes of one compilation share.
 
     layers: by node name, in graph order. binarizers: by the name of their +-1 tensor, as canonicalize found them.
-    sign_tensors: filled by lowering; passes after it keep the names of packed tensors.
+    sign_tensors: filled by lowering; passes after it keep the names of packed tensors. compression: what TropNNC did
+    (passes/cluster_channels.py). progress: to be told, in a line, of what takes long.
     """
 
     config: Any
@@ -121,6 +123,8 @@ class Context:
     layers: dict[str, LayerRecord] = field(default_factory=dict)
     binarizers: dict[str, Binarizer] = field(default_factory=dict)
     sign_tensors: list[SignTensor] = field(default_factory=list)
+    compression: Any = None
+    progress: Callable[[str], None] | None = None
 
 
 class Pass(Protocol):

@@ -15,6 +15,7 @@ from bnncc.passes import graph as g
 from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, Note, Pass, SignTensor
 from bnncc.passes.canonicalize_binarizers import CanonicalizeBinarizers
 from bnncc.passes.canonicalize_weights import CanonicalizeWeights
+from bnncc.passes.cluster_channels import ClusterChannels, Compression
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
 from bnncc.passes.fuse_epilogues import FuseEpilogues
 from bnncc.passes.lower import Lower
@@ -23,6 +24,7 @@ from bnncc.passes.prepare import default_opset, reference_model
 from bnncc.passes.restore_signs import RestoreSigns
 from bnncc.passes.simplify import Simplify
 from bnncc.passes.thresholds import Thresholds
+from bnncc.passes.tropnnc.settings import read_settings
 from bnncc.runtime.functions import DOMAIN, VERSION, functions_for
 
 
@@ -38,18 +40,27 @@ class PassRecord:
 
 @dataclass
 class Outcome:
-    """A compilation: the compiled model (no metadata yet), the reference it is compared with, and the records."""
+    """A compilation: the compiled model (no metadata yet), the reference it is compared with, and the records.
+
+    Where channels were clustered, the reference is what that gave, and `original` what it was made from; else both are
+    the same.
+    """
 
     model: onnx.ModelProto
     reference: onnx.ModelProto
+    original: onnx.ModelProto
     passes: list[PassRecord]
     layers: list[LayerRecord]
     sign_tensors: list[SignTensor]
+    compression: Compression | None
 
 
 def passes_for(config: Any) -> list[Pass]:
     """The passes that a config asks for, in an order that gives each what it requires."""
-    passes: list[Pass] = [Simplify(), CanonicalizeBinarizers(), CanonicalizeWeights(), RestoreSigns(), Thresholds()]
+    passes: list[Pass] = [Simplify()]
+    if config.tropnnc:
+        passes.append(ClusterChannels(read_settings(config.tropnnc)))
+    passes += [CanonicalizeBinarizers(), CanonicalizeWeights(), RestoreSigns(), Thresholds()]
     if config.fold_batchnorm:
         passes.append(FoldBatchNorm())
     if config.lower:
@@ -93,9 +104,10 @@ def _run(
     dump: Callable[[str, onnx.ModelProto], None] | None,
 ) -> Outcome:
     start = time.perf_counter()
-    reference, changes = reference_model(model)
+    original, changes = reference_model(model)
+    reference = original
     records = [PassRecord("prepare", bool(changes), changes, time.perf_counter() - start)]
-    context = Context(config=config, opset=default_opset(reference))
+    context = Context(config=config, opset=default_opset(reference), progress=progress)
     graph = gs.import_onnx(reference)
     for step in passes_for(config):
         if progress is not None:
@@ -103,6 +115,8 @@ def _run(
         start = time.perf_counter()
         result = step.apply(graph, context)
         records.append(PassRecord(step.name, result.changed, result.notes, time.perf_counter() - start))
+        if isinstance(step, ClusterChannels):
+            reference = _export(graph, original)
         if isinstance(step, Simplify):
             context.layers = _layers(graph, [node.name for node in reference.graph.node])
         if dump is not None:
@@ -110,7 +124,9 @@ def _run(
     compiled = _export(graph, reference)
     for record in context.layers.values():
         record.size_after = record.size_after or record.size_before
-    return Outcome(compiled, reference, records, list(context.layers.values()), context.sign_tensors)
+    return Outcome(
+        compiled, reference, original, records, list(context.layers.values()), context.sign_tensors, context.compression
+    )
 
 
 def _export(graph: gs.Graph, reference: onnx.ModelProto) -> onnx.ModelProto:

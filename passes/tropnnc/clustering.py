@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
-from sklearn.cluster import KMeans
 
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
 
@@ -38,6 +37,8 @@ def kmeans_labels(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """
     if not 1 <= count <= len(vectors):
         raise ValueError(f"{count} clusters of {len(vectors)} neurons")
+    from sklearn.cluster import KMeans  # heavy to import
+
     different = np.unique(vectors, axis=0)
     if count == len(vectors):
         return np.arange(count)

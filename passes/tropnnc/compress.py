@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from bnncc.passes.base import Note
 from bnncc.passes.tropnnc import clustering, graph_layers, merging
 from bnncc.passes.tropnnc import variance_matching as vm
+from bnncc.passes.tropnnc.certificates import certificates
 
 MODES = ("matched", "paper")
 THRESHOLDS = {"v1": clustering.threshold_v1, "v2": clustering.threshold_v2, "v3": clustering.threshold_v3}
@@ -57,32 +58,54 @@ class Choice:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one hidden layer: the node before it, its channels before and after."""
+    """What became of one hidden layer: the node before it, its channels before and after, and bounds of the change.
+
+    bounds: by name, see certificates.
+    """
 
     node: str
     before: int
     after: int
+    bounds: dict[str, float] = field(default_factory=dict)
 
 
-def compress(graph: gs.Graph, choice: Choice) -> tuple[list[Change], list[Note]]:
-    """Compress the hidden layers of a graph in its order; return what changed, and why other layers were left alone.
+def compress(
+    graph: gs.Graph,
+    choice: Callable[[str], Choice],
+    radius: float | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[Change]:
+    """Compress the hidden layers of a graph in its order; return what changed.
+
+    choice: for the name of a layer's first node. radius: of the inputs that bounds are given for; None for no bounds.
+    progress: told a line for every layer.
 
     A layer's clusters come from the weights that it has once the layers before it are compressed, before any batch-norm
     is folded into them, and without biases where there is one (the paper's section 6: consistently better).
     """
-    layers, notes = graph_layers.find_layers(graph)
-    return [_compress_layer(graph, layer, choice) for layer in layers], notes
+    layers, _ = graph_layers.find_layers(graph)
+    changes = []
+    for number, layer in enumerate(layers, 1):
+        if progress is not None:
+            progress(f"tropnnc: layer {number} of {len(layers)}: {layer.first.name}")
+        changes.append(_compress_layer(graph, layer, choice(layer.first.name), radius))
+    return changes
 
 
-def _compress_layer(graph: gs.Graph, layer: graph_layers.GraphLayer, choice: Choice) -> Change:
+def _compress_layer(graph: gs.Graph, layer: graph_layers.GraphLayer, choice: Choice, radius: float | None) -> Change:
     before, fused = layer.channels, graph_layers.fused_layer(layer)
     given = graph_layers.pre_activations(layer)
     matched = choice.mode == "matched"
     vectors = clustering.neuron_vectors(graph_layers.raw_layer(layer), bias=given is None, balanced=matched)
     labels = choice.labels(vectors)
+    after = int(labels.max()) + 1
+    if after == before:  # nothing is merged, and nothing is to be rounded
+        return Change(layer.first.name, before, after)
     if matched and given is not None:
         result = vm.merge_variance_matched(fused, labels, given, graph_layers.output_channels(layer))
-        graph_layers.replace_layer(graph, layer, result.layer, result.shift)
+        merged, shift = result.layer, result.shift
     else:
-        graph_layers.replace_layer(graph, layer, merging.merge_multi_output(fused, labels))
-    return Change(layer.first.name, before, int(labels.max()) + 1)
+        merged, shift = merging.merge_multi_output(fused, labels), None
+    bounds = {} if radius is None else certificates(fused, labels, merged, radius, shift)
+    graph_layers.replace_layer(graph, layer, merged, shift)
+    return Change(layer.first.name, before, after, bounds)

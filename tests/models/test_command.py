@@ -83,12 +83,6 @@ def test_onnx_files_and_data_without_torch(tmp_path):
     assert "invalid dimensions" in stderr
 
 
-def test_digits_without_scikit_learn(tmp_path):
-    arguments = ("sample", "--dataset", "digits", "-o", tmp_path / "x.npz")
-    expected = "error: data set digits: needs scikit-learn: pip install '.[models]' in the folder of bnncc\n"
-    assert outcome(*arguments, without=["sklearn"]) == (2, "", expected)
-
-
 @needs_torch
 def test_names_are_in_the_help_and_checked(tmp_path):
     _, stdout, _ = outcome("train", "--help")

@@ -186,7 +186,8 @@ def test_why_layers_are_left_alone(case):
 def test_compressing_to_all_channels_changes_nothing(kind, choice):
     made, labels, x = network(kind, np.random.default_rng(3))
     graph = gs.import_onnx(made)
-    changes, notes = compress(graph, Choice(**choice))
+    _, notes = graph_layers.find_layers(graph)
+    changes = compress(graph, lambda name: Choice(**choice))
     assert [(change.before, change.after) for change in changes] == [(len(labels), len(labels))]
     assert [note.text for note in notes] == ["the output layer"]
     expected = run(made, x)
@@ -197,7 +198,7 @@ def test_compressing_to_shares_and_distances():
     made, labels, x = network("conv, batch-norm, pool, conv", np.random.default_rng(3))
     for choice, least, most in (({"keep": 0.4}, 6, 6), ({"keep": 0.01}, 1, 1), ({"v2": 1.5}, 2, 14), ({"v1": 9}, 1, 1)):
         graph = gs.import_onnx(made)
-        (change,), _ = compress(graph, Choice(**choice))
+        (change,) = compress(graph, lambda name, choice=choice: Choice(**choice))
         assert change.before == len(labels)
         assert least <= change.after <= most
         assert graph_layers.find_layers(graph)[0][0].channels == change.after

@@ -1,0 +1,126 @@
+"""tropnnc: hidden channels of float ReLU layers that do nearly the same become one (passes/tropnnc).
+
+The one pass that changes what a network computes: it runs before all that is exact, and its result is what compiled
+models are held to bit for bit. How far it is from the original is measured and reported by itself.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from bnncc.errors import BadInput
+from bnncc.passes import binary_layers as bl
+from bnncc.passes import graph as g
+from bnncc.passes.base import LAYER_OPS, Context, PassResult
+from bnncc.passes.tropnnc import graph_layers
+from bnncc.passes.tropnnc.compress import Change, compress
+from bnncc.passes.tropnnc.cost import count_flops, count_params
+from bnncc.passes.tropnnc.settings import TARGET_THRESHOLDS, Settings
+
+_FARTHEST = 1e4  # constants that a target is sought among
+_PRECISION = 1.002  # of the constant
+
+
+@dataclass
+class Compression:
+    """What a compression did: `constant` is the distance's that reached a target; costs before and after."""
+
+    settings: Settings
+    changes: list[Change]
+    params_before: int
+    params_after: int
+    flops_before: int | None
+    flops_after: int | None
+    constant: float | None = None
+
+
+class ClusterChannels:
+    """TropNNC on every hidden ReLU layer that it can be used on."""
+
+    name = "tropnnc"
+    requires = ("simplify",)
+    guarantees = "hidden channels of float ReLU layers are as few as the settings ask for"
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def apply(self, graph: gs.Graph, context: Context) -> PassResult:
+        """Compress the graph; the context's `compression` says what was done.
+
+        Raises BadInput for weights that are not finite, where nothing can be compressed, for a pattern that no layer's
+        name matches, and for a target out of reach.
+        """
+        _check_finite(graph)
+        layers, notes = graph_layers.find_layers(graph)
+        names = [layer.first.name for layer in layers]
+        if not layers:
+            reasons = "; ".join(f"{note.node}: {note.text}" for note in notes[:3]) or "no layers with constant weights"
+            more = f"; and {len(notes) - 3} more" if len(notes) > 3 else ""
+            raise BadInput(f"tropnnc: no hidden ReLU layer that can be compressed ({reasons}{more})")
+        for pattern, *_ in self.settings.layers:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+                raise BadInput(f"tropnnc: no layer that can be compressed is named {pattern!r}; there are {known}")
+        params, flops = count_params(graph), count_flops(graph)
+        constant = self._solve(graph, params, flops, context.progress) if self.settings.is_target else None
+        changes = compress(
+            graph, lambda name: self.settings.choice(name, constant), self.settings.radius, context.progress
+        )
+        context.compression = Compression(
+            self.settings, changes, params, count_params(graph), flops, count_flops(graph), constant
+        )
+        result = PassResult(any(change.after < change.before for change in changes), notes)
+        _record_sizes(graph, context)
+        return result
+
+    def _solve(self, graph: gs.Graph, params: int, flops: int | None, progress: Callable[[str], None] | None) -> float:
+        """The smallest constant, nearly, whose result costs no more than the target."""
+        by_params = self.settings.amount == "target_params"
+        if not by_params and flops is None:
+            raise BadInput("tropnnc: target_flops needs the sizes of all tensors; fix them with an input shape")
+        count, whole = (count_params, params) if by_params else (count_flops, flops)
+        limit = self.settings.value * whole
+
+        def cost(constant: float) -> int:
+            if progress is not None:
+                progress(f"tropnnc: trying {TARGET_THRESHOLDS[self.settings.mode]}={constant:.4g}")
+            copy = graph.copy()
+            compress(copy, lambda name: self.settings.choice(name, constant))
+            return count(copy)
+
+        least = cost(_FARTHEST)
+        if least > limit:
+            what = "parameters" if by_params else "operations"
+            raise BadInput(
+                f"tropnnc: {self.settings.amount}={self.settings.value:g} cannot be reached: with one channel in each "
+                f"hidden layer there are {least / whole:.3f} of the {what} left"
+            )
+        low, high = 1e-4, _FARTHEST
+        if cost(low) <= limit:
+            return low
+        while high / low > _PRECISION:
+            middle = float(np.sqrt(low * high))
+            low, high = (middle, high) if cost(middle) > limit else (low, middle)
+        return high
+
+
+def _check_finite(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        weights = g.constant(node.inputs[1]) if node.op in LAYER_OPS and len(node.inputs) > 1 else None
+        if weights is not None and weights.dtype.kind == "f" and not np.isfinite(weights).all():
+            raise BadInput(f"tropnnc: node '{node.name}': its weights are not all finite numbers")
+
+
+def _record_sizes(graph: gs.Graph, context: Context) -> None:
+    """Note in the layers' records what they have become."""
+    for node in graph.nodes:
+        record = context.layers.get(node.name)
+        if record is not None and node.op in LAYER_OPS:
+            constants = [g.constant(tensor) for tensor in node.inputs[1:]]
+            record.size_after = sum(values.nbytes for values in constants if values is not None)
+            record.weight_count = int(bl.weights_of(node).size)

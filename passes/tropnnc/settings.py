@@ -1,0 +1,97 @@
+"""What a user asks of TropNNC: how many channels are left, of which layers, and what stands for a cluster."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnncc.errors import BadInput
+from bnncc.passes.tropnnc.compress import MODES, THRESHOLDS, Choice
+
+TARGETS = ("target_params", "target_flops")
+AMOUNTS = ("keep", *THRESHOLDS, *TARGETS)
+# The distance whose constant a target is solved for: the better one in either mode.
+TARGET_THRESHOLDS = {"matched": "v3", "paper": "v2"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a compression.
+
+    amount: one of AMOUNTS, and value its number: as in Choice, or the share of all parameters or operations of the
+    network that is to be left at most, in (0, 1]. mode, seed: as in Choice. radius: of the ball of a layer's inputs (a
+    window's, of a convolution) that error bounds are given for. layers: other amounts, keep or a distance, for layers
+    whose names match patterns, the first that does.
+    """
+
+    amount: str
+    value: float
+    mode: str = "matched"
+    seed: int = 0
+    radius: float = 1.0
+    layers: tuple[tuple[str, str, float], ...] = field(default_factory=tuple)
+
+    @property
+    def is_target(self) -> bool:
+        """Return whether the distance is to be solved for."""
+        return self.amount in TARGETS
+
+    def choice(self, node: str, solved: float | None = None) -> Choice:
+        """Return the choice for a layer, by its first node's name; `solved`: the constant that reaches the target."""
+        for pattern, amount, value in self.layers:
+            if fnmatch.fnmatchcase(node, pattern):
+                return Choice(**{amount: value}, mode=self.mode, seed=self.seed)
+        amount, value = (TARGET_THRESHOLDS[self.mode], solved) if self.is_target else (self.amount, self.value)
+        return Choice(**{amount: value}, mode=self.mode, seed=self.seed)
+
+
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """Read settings as a config file has them: an amount, `mode`, `seed`, `radius`, and `layers` by pattern.
+
+    Raises BadInput, in one line, for an unknown option, none or several amounts, and a value out of range.
+    """
+    known = (*AMOUNTS, "mode", "seed", "radius", "layers")
+    for name in values:
+        if name not in known:
+            raise BadInput(f"tropnnc: unknown option {name!r}; known: {', '.join(known)}")
+    amount, value = _amount(values, AMOUNTS, "tropnnc")
+    mode, seed, radius = values.get("mode", "matched"), values.get("seed", 0), values.get("radius", 1.0)
+    if mode not in MODES:
+        raise BadInput(f"tropnnc: mode is {mode!r}, not {' or '.join(MODES)}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise BadInput(f"tropnnc: seed is {seed!r}, not a whole number of at least 0")
+    if not _is_number(radius) or not 0 < radius < float("inf"):
+        raise BadInput(f"tropnnc: radius is {radius!r}, not a number above 0")
+    overrides = values.get("layers", {})
+    if not isinstance(overrides, Mapping):
+        raise BadInput("tropnnc: layers must be a table such as {'conv1*' = {keep = 0.5}}")
+    layers = []
+    for pattern, options in overrides.items():
+        where = f"tropnnc: layers {pattern!r}"
+        if not isinstance(options, Mapping):
+            raise BadInput(f"{where}: must be a table such as {{keep = 0.5}}, not {options!r}")
+        for name in options:
+            if name not in ("keep", *THRESHOLDS):
+                raise BadInput(f"{where}: unknown option {name!r}; known: keep, {', '.join(THRESHOLDS)}")
+        layers.append((pattern, *_amount(options, ("keep", *THRESHOLDS), where)))
+    return Settings(amount, value, mode, seed, float(radius), tuple(layers))
+
+
+def _amount(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> tuple[str, float]:
+    given = [name for name in names if values.get(name) is not None]
+    if len(given) != 1:
+        one = f"one of {', '.join(names)} is to be given"
+        raise BadInput(f"{where}: {one}, not {' and '.join(given)}" if given else f"{where}: {one}")
+    name, value = given[0], values[given[0]]
+    if name in THRESHOLDS:
+        if not _is_number(value) or not 0 <= value < float("inf"):
+            raise BadInput(f"{where}: {name} is {value!r}, not a distance of at least 0")
+    elif not _is_number(value) or not 0 < value <= 1:
+        raise BadInput(f"{where}: {name} is {value!r}, not a share above 0 and at most 1")
+    return name, float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
