@@ -248,8 +248,8 @@ _tropnnc = click.option(
     type=_Tropnnc(),
     multiple=True,
     metavar="NAME=VALUE",
-    help="Cluster hidden channels of float ReLU layers (lossy): keep=0.5, target-params=0.5, target-flops=0.5, v1=, v2= "
-    "or v3=DISTANCE; 'PATTERN:keep=0.5' for layers of such names; mode=paper.",
+    help="Cluster hidden channels of float ReLU layers (lossy): keep=0.5, target-params=0.5, target-flops=0.5, v1=, "
+    "v2= or v3=DISTANCE; 'PATTERN:keep=0.5' for layers of such names; mode=paper.",
 )
 
 

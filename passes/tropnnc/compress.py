@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from bnncc.passes.tropnnc import clustering, graph_layers, merging
+from bnncc.passes.tropnnc import clustering, graph_layers, merging, norm_matching
 from bnncc.passes.tropnnc import variance_matching as vm
 from bnncc.passes.tropnnc.certificates import certificates
 
@@ -22,8 +22,8 @@ class Choice:
 
     keep: the share of neurons that are left, in (0, 1], by K-means; v1, v2, v3: the constant of the distance at which
     Ward's hierarchical clustering is cut (see clustering.threshold_v1 and its like), at least 0. mode: "matched" for
-    variance matching where a batch-norm tells of the pre-activations and Algorithm 2 elsewhere, "paper" for Algorithm 2
-    throughout. seed: of K-means. Raises ValueError for anything else.
+    variance matching where a batch-norm tells of the pre-activations, and elsewhere for norm matching, of convolutions,
+    or least squares; "paper" for Algorithm 2 throughout. seed: of K-means. Raises ValueError for anything else.
     """
 
     keep: float | None = None
@@ -101,11 +101,16 @@ def _compress_layer(graph: gs.Graph, layer: graph_layers.GraphLayer, choice: Cho
     after = int(labels.max()) + 1
     if after == before:  # nothing is merged, and nothing is to be rounded
         return Change(layer.first.name, before, after)
-    if matched and given is not None:
+    shift = None
+    if not matched:
+        merged = merging.merge_multi_output(fused, labels)
+    elif given is not None:
         result = vm.merge_variance_matched(fused, labels, given, graph_layers.output_channels(layer))
         merged, shift = result.layer, result.shift
+    elif layer.first.op == "Conv":
+        merged = norm_matching.merge_norm_rescaled(fused, labels)
     else:
-        merged, shift = merging.merge_multi_output(fused, labels), None
+        merged = norm_matching.merge_least_squares(fused, labels)
     bounds = {} if radius is None else certificates(fused, labels, merged, radius, shift)
     graph_layers.replace_layer(graph, layer, merged, shift)
     return Change(layer.first.name, before, after, bounds)

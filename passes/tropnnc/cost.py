@@ -26,7 +26,7 @@ def count_params(graph: gs.Graph) -> int:
 
 
 def count_flops(graph: gs.Graph) -> int | None:
-    """Return the operations of convolutions and matrix products on one sample: two, a product and a sum, per weight used.
+    """Return the operations of convolutions and matrix products on one sample: a product and a sum per weight used.
 
     None where a size that they depend on is not known.
     """

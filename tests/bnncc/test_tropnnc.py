@@ -1,4 +1,4 @@
-"""Compiling with TropNNC: the options, the report, what is compared with what, and files that run without the library."""
+"""Compiling with TropNNC: options, the report, what is compared with what, and files that run without the library."""
 
 from __future__ import annotations
 

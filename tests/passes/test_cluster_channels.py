@@ -145,13 +145,16 @@ def test_bounds_are_never_exceeded(mode):
         x = (inputs * (radius / longest * rng.uniform(0.2, 1, 200))[:, None, None, None]).astype(np.float32)
         before, after = (ort.InferenceSession(up_to(m, "e")).run(None, {"x": x})[0] for m in (made, outcome.reference))
         largest = np.abs(after - before).sum(axis=1).max()
-        assert bounds and 0 < largest <= min(bounds.values()) * (1 + 1e-5)  # float32 sums of some hundred terms
+        assert bounds
+        assert 0 < largest <= min(bounds.values()) * (1 + 1e-5)  # float32 sums of some hundred terms
 
 
 def test_small_layers_have_theorem_11():
     rng = np.random.default_rng(3)
     made = model(
-        "net (float[N, 3] x) => (float[N, 2] y) { a = Gemm<transB = 1>(x, w1, b1) b = Relu(a) y = Gemm<transB = 1>(b, w2) }",
+        """net (float[N, 3] x) => (float[N, 2] y) {
+            a = Gemm<transB = 1>(x, w1, b1) b = Relu(a) y = Gemm<transB = 1>(b, w2)
+        }""",
         {"w1": rng.normal(size=(6, 3)), "b1": rng.normal(size=6), "w2": rng.normal(size=(2, 6))},
     )
     outcome = run_passes(made, Config(tropnnc={"keep": 0.5, "mode": "paper", "radius": 2.0}))

@@ -1,0 +1,50 @@
+"""Merging neurons without data beyond the paper where nothing is known of their pre-activations: by weights alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnncc.passes.tropnnc.hidden_layer import HiddenLayer, from_extended
+from bnncc.passes.tropnnc.merging import merge_multi_output, sums_of_clusters
+from bnncc.passes.tropnnc.variance_matching import cosines
+
+
+def merge_norm_rescaled(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
+    """Return Algorithm 2's layer with each neuron's input weights and bias as long as its members' are on average.
+
+    Means of vectors that are not parallel are shorter than those, and what they give is smaller; where they cancel,
+    they are left as they are.
+    """
+    start = merge_multi_output(layer, labels)
+    lengths = np.linalg.norm(layer.inputs, axis=1, keepdims=True)
+    wanted = sums_of_clusters(labels, lengths) / np.bincount(labels)[:, None]
+    there = np.linalg.norm(start.inputs, axis=1, keepdims=True)
+    factor = np.divide(wanted, there, out=np.ones_like(wanted), where=there > 1e-12 * wanted)
+    return HiddenLayer(start.inputs * factor, start.bias * factor[:, 0], start.outputs)
+
+
+def arc_cosine_kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return E relu(g x) relu(h x) for rows g of first [n, d] and h of second [k, d] and x ~ N(0, 1): [n, k].
+
+    |g| |h| (sin t + (pi - t) cos t) / (2 pi), t being their angle: the arc-cosine kernel of the first degree (Cho and
+    Saul, 2009).
+    """
+    cosine = cosines(np.vstack([first, second]))[: len(first), len(first) :]
+    angle = np.arccos(cosine)
+    size = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)
+    return size * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi)
+
+
+def merge_least_squares(layer: HiddenLayer, labels: np.ndarray, ridge: float = 0.01) -> HiddenLayer:
+    """Return Algorithm 2's layer with output weights of least squared error for Gaussian inputs.
+
+    The inputs, and the constant that the bias goes with, are taken for independent standard Gaussians, so that the
+    second moments of the ReLUs are those of arc_cosine_kernel; the weights are drawn to Algorithm 2's sums by `ridge`
+    times their mean.
+    """
+    start = merge_multi_output(layer, labels)
+    among = arc_cosine_kernel(start.extended, start.extended)
+    towards = ridge * max(float(np.mean(np.diag(among))), 1e-30) * np.eye(len(among))
+    across = arc_cosine_kernel(start.extended, layer.extended)
+    outputs = np.linalg.solve(among + towards, across @ layer.outputs + towards @ start.outputs)
+    return from_extended(start.extended, outputs)
