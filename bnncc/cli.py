@@ -503,3 +503,57 @@ def run_command(
         report = run_file(model, data, output, batch, 1 if threads is None else threads, _config(**options), progress)
     _write_json(report, json_file, inputs)
     emit_tables(lambda console: print_run(report, console))
+
+
+class _Numbers(click.ParamType):
+    """Numbers between commas."""
+
+    name = "A,B,..."
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not of the form 1,2,3", param, ctx)
+
+
+@main.command("tropnnc-table")
+@_model
+@click.option("--data", type=_FILE, required=True, metavar="X.npz", help='Inputs by name, and "labels".')
+@click.option(
+    "--keep", type=_Numbers(float), metavar="0.9,0.5", help="Shares of hidden channels. [default: 0.9,0.75,0.5,0.25]"
+)
+@click.option("--methods", metavar="A,B", help="tropnnc, tropnnc-ward, tropnnc-paper, tropnnc-single, neural-path, "
+              "zonotope, cup, thinet, l1, random. [default: all for several outputs]")  # fmt: skip
+@click.option("--seeds", type=_Numbers(int), metavar="0,1,2", help="Of K-means and random choices. [default: 0]")
+@click.option("--plot", type=_FILE, metavar="F.png", help="Draw accuracy over parameters (matplotlib).")
+@_options(_threads, _shapes, _json)
+@_verbose_option
+def tropnnc_table_command(
+    model: Path,
+    data: Path,
+    keep: tuple[float, ...] | None,
+    methods: str | None,
+    seeds: tuple[int, ...] | None,
+    plot: Path | None,
+    json_file: Path | None,
+    **options: Any,
+) -> None:
+    """Compare ways to leave fewer hidden channels in MODEL.onnx, without training: accuracy by method and share."""
+    from bnncc.tropnnc_table import DEFAULT_METHODS, KEEPS, plot_table, print_table, tropnnc_table
+
+    inputs = [model, data]
+    _check_json(json_file, inputs)
+    _check_json(plot, inputs)
+    names = DEFAULT_METHODS if methods is None else tuple(methods.split(","))
+    with progress_line() as progress:
+        report = tropnnc_table(model, data, keep or KEEPS, names, seeds or (0,), _config(**options), progress)
+    _write_json(report, json_file, inputs)
+    if plot is not None:
+        plot_table(report, plot)
+    emit_tables(lambda console: print_table(report, console))

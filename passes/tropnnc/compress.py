@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from bnncc.passes.tropnnc import clustering, graph_layers, merging, norm_matching
 from bnncc.passes.tropnnc import variance_matching as vm
 from bnncc.passes.tropnnc.certificates import certificates
+from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
 
 MODES = ("matched", "paper")
 THRESHOLDS = {"v1": clustering.threshold_v1, "v2": clustering.threshold_v2, "v3": clustering.threshold_v3}
@@ -94,23 +95,31 @@ def compress(
 
 def _compress_layer(graph: gs.Graph, layer: graph_layers.GraphLayer, choice: Choice, radius: float | None) -> Change:
     before, fused = layer.channels, graph_layers.fused_layer(layer)
-    given = graph_layers.pre_activations(layer)
-    matched = choice.mode == "matched"
-    vectors = clustering.neuron_vectors(graph_layers.raw_layer(layer), bias=given is None, balanced=matched)
-    labels = choice.labels(vectors)
+    labels = choice.labels(cluster_vectors(layer, choice.mode))
     after = int(labels.max()) + 1
     if after == before:  # nothing is merged, and nothing is to be rounded
         return Change(layer.first.name, before, after)
-    shift = None
-    if not matched:
-        merged = merging.merge_multi_output(fused, labels)
-    elif given is not None:
-        result = vm.merge_variance_matched(fused, labels, given, graph_layers.output_channels(layer))
-        merged, shift = result.layer, result.shift
-    elif layer.first.op == "Conv":
-        merged = norm_matching.merge_norm_rescaled(fused, labels)
-    else:
-        merged = norm_matching.merge_least_squares(fused, labels)
+    merged, shift = stand_ins(layer, labels, choice.mode)
     bounds = {} if radius is None else certificates(fused, labels, merged, radius, shift)
     graph_layers.replace_layer(graph, layer, merged, shift)
     return Change(layer.first.name, before, after, bounds)
+
+
+def cluster_vectors(layer: graph_layers.GraphLayer, mode: str) -> np.ndarray:
+    """Return the vectors [n, f] whose clusters a mode merges: raw weights, balanced if matched."""
+    norm = layer.norm is not None
+    return clustering.neuron_vectors(graph_layers.raw_layer(layer), bias=not norm, balanced=mode == "matched")
+
+
+def stand_ins(layer: graph_layers.GraphLayer, labels: np.ndarray, mode: str) -> tuple[HiddenLayer, np.ndarray | None]:
+    """Return what stands for the clusters in a mode, fused, and what is to be added to the second node's bias."""
+    fused = graph_layers.fused_layer(layer)
+    if mode == "paper":
+        return merging.merge_multi_output(fused, labels), None
+    given = graph_layers.pre_activations(layer)
+    if given is not None:
+        result = vm.merge_variance_matched(fused, labels, given, graph_layers.output_channels(layer))
+        return result.layer, result.shift
+    if layer.first.op == "Conv":
+        return norm_matching.merge_norm_rescaled(fused, labels), None
+    return norm_matching.merge_least_squares(fused, labels), None
