@@ -8,8 +8,9 @@
 #include <immintrin.h>
 #endif
 
-/* Rows that share bytes in a stream of bits get bytes of their own, 64 bits of rows at a time: those are `shifts` bits
- * away in the 64 bits from byte `bytes` of a stream of `rows` rows on, where `inside` has ones. */
+/* How `rows` rows whose bits follow one another, as a stream, get bytes of their own: those of a 64-byte register. Byte
+ * i takes its bits from the stream's byte bytes[i - i % 8] and the seven after it, from bit shifts[i] of these on;
+ * those in inside[i] exist. bytes[i] itself is the byte of the stream that is the i % 8th of them. */
 typedef struct row_spreading {
     _Alignas(64) uint8_t bytes[64], shifts[64], inside[64];
     size_t rows; /* 0: the rows cannot be told apart in this way */
@@ -45,26 +46,6 @@ static void rows_portable(const float *x, size_t rows, size_t width, const rule 
                         << (j - begin);
             *bits++ = (uint8_t)byte;
         }
-}
-
-/* What rows of `width` bits, 8 bytes at most, need. */
-static void find_spreading(size_t width, row_spreading *spreading) {
-    const size_t row_bytes = sign_bytes(width);
-    spreading->rows = 0;
-    if (row_bytes > 8 || width % 8 == 0)
-        return;
-    const size_t rows = 8 / row_bytes * 8; /* whole words, and whole bytes of the stream */
-    for (size_t i = 0; i < rows * row_bytes; i++) {
-        const size_t first = i / 8 * 8, from = (first / row_bytes * width + first % row_bytes * 8) / 8; /* the word's */
-        const size_t column = i % row_bytes * 8, shift = i / row_bytes * width + column - from * 8;
-        const size_t count = smaller(width - column, 8);
-        if (shift + count > 64)
-            return;
-        spreading->bytes[i] = (uint8_t)(from + i % 8);
-        spreading->shifts[i] = (uint8_t)shift;
-        spreading->inside[i] = (uint8_t)low_bits(count);
-    }
-    spreading->rows = rows;
 }
 
 #if defined(__x86_64__)
@@ -184,7 +165,33 @@ AVX512 __attribute__((always_inline)) static inline void stream_avx512(const flo
     *stream = word;
 }
 
-enum { STREAM_WORDS = 128 };
+/* What rows of `width` bits, 8 bytes at most, need. */
+static void find_spreading(size_t width, row_spreading *spreading) {
+    const size_t row_bytes = sign_bytes(width);
+    spreading->rows = 0;
+    if (row_bytes > 8 || width % 8 == 0)
+        return;
+    const size_t rows = 8 / row_bytes * 8; /* whole words, and whole bytes of the stream */
+    size_t row = 0, column = 0, from = 0;
+    for (size_t i = 0; i < rows * row_bytes; i++) {
+        if (i % 8 == 0)
+            from = (row * width + column) / 8;
+        const size_t shift = row * width + column - from * 8, count = smaller(width - column, 8);
+        if (shift + count > 64)
+            return;
+        spreading->bytes[i] = (uint8_t)(from + i % 8);
+        spreading->shifts[i] = (uint8_t)shift;
+        spreading->inside[i] = (uint8_t)low_bits(count);
+        column += 8;
+        if (column >= width) {
+            row++;
+            column = 0;
+        }
+    }
+    spreading->rows = rows;
+}
+
+enum { STREAM_WORDS = 128, FEW_ROWS = 64 }; /* for which it is not worth finding out how they are told apart */
 
 /* The bits of many rows come first: a wide load soon after narrow stores waits. */
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi"))) static void
@@ -297,9 +304,16 @@ bnncc_status bnncc_binarize(const bnncc_binarize_params *params, const float *x,
         return BNNCC_OK;
     if (!x || !bits)
         return fail(error, BNNCC_INVALID_ARGUMENT, "%s is NULL", x ? "bits" : "x");
-    binarize_job job = {.params = params, .x = x, .bits = bits, .compare = rows_function_for(isa)};
-    if (!params->per_feature)
+    binarize_job job;
+    job.params = params;
+    job.x = x;
+    job.bits = bits;
+    job.compare = rows_function_for(isa);
+    job.spreading.rows = 0;
+#if defined(__x86_64__)
+    if (job.compare == rows_avx512vbmi && !params->per_feature && rows >= FEW_ROWS)
         find_spreading((size_t)params->width, &job.spreading);
+#endif
     parallel_ranges(parallel, rows, (size_t)params->width / 4 + 8, binarize_rows, &job);
     return BNNCC_OK;
 }

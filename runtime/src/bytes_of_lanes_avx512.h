@@ -7,7 +7,7 @@
 
 #ifdef BYTES_BY_GFNI
 #define BYTES_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,gfni")))
-#define BYTE_OF_PLANE(i) (7 - (i)) /* in 64 bits that are transposed */
+#define BYTE_OF_PLANE(i) (7 - (i)) /* the instruction takes a matrix's first row from the highest byte */
 #else
 #define BYTES_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define BYTE_OF_PLANE(i) (i)

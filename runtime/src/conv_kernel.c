@@ -60,8 +60,10 @@ double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t
                         : isa == BNNCC_ISA_AVX512BW      ? 0.07
                         : isa == BNNCC_ISA_AVX2          ? 0.14
                                                          : 1.0;
-    const double gather_tap = 3.0; /* per group and pixel */
-    return pixels * ((double)words * (double)filters * word + (double)taps * (double)groups * gather_tap);
+    /* Per group and pixel: taps whose channels are whole words are copied, others moved. */
+    const double gather_tap = words % taps == 0 ? 0.8 : 3.0;
+    const double output = isa == BNNCC_ISA_PORTABLE ? 1.5 : 0.25; /* floats or bits */
+    return pixels * ((double)filters * ((double)words * word + output) + (double)taps * (double)groups * gather_tap);
 }
 
 double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height, size_t threads) {
@@ -74,9 +76,13 @@ double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t bat
     const double columns = (double)(plan->group_channels * (size_t)plan->params.kernel_shape[1]);
     const double counted = (double)split.rows * (double)work / (double)plan->params.group * plane;
     const double prepared = (double)split.input_rows * columns * prepare;
-    const double expand_byte = plan->isa >= BNNCC_ISA_AVX512BW ? 1.1 : plan->isa == BNNCC_ISA_AVX2 ? 2.5 : 50.0;
+    const double expand_byte = plan->isa == BNNCC_ISA_AVX512VPOPCNTDQ ? 0.5 /* GFNI comes with it */
+                               : plan->isa == BNNCC_ISA_AVX512BW      ? 0.8
+                               : plan->isa == BNNCC_ISA_AVX2          ? 1.7
+                                                                      : 50.0;
     const double slots = floats ? (double)(split.rows * (plan->lane_bytes / plan->pitch)) : 0;
-    const double expanded = slots * (double)plan->group_filters * (double)plan->pitch * expand_byte;
+    const double slot_bytes = plan->pitch > 1 ? (double)plan->pitch : 2; /* that it takes the time of */
+    const double expanded = slots * (double)plan->group_filters * slot_bytes * expand_byte;
     return (double)split.rounds * (counted + prepared + expanded);
 }
 
@@ -85,7 +91,7 @@ double channels_cost(const channels_plan *plan, double differing, bool floats, s
     /* Of an input that differs, in pairs of windows; a 512-bit vector may have both windows. */
     const double plane = halves ? 0.27 : avx512 ? 0.30 : plan->lane_bytes == 32 ? 0.43 : 0.51;
     const double window = halves ? 20.0 : 45.0, tap = 2.0, pixel_word = avx512 ? 1.0 : 4.0;
-    const double list_step = avx512 ? 0.075 : 1.2 * differing, expand_filter = avx512 ? 0.2 : 1.1;
+    const double list_step = avx512 ? 0.075 : 1.2 * differing, expand_filter = avx512 ? 0.12 : 1.1;
     const double groups = (double)plan->params.group, channels = (double)plan->group_channels;
     const double blocks = (double)plan->blocks, filters = (double)plan->group_filters;
     const double chunks = (double)divide_up(plan->taps, plan->chunk_taps);

@@ -179,12 +179,14 @@ void epilogue_finish_tile(const epilogue *epilogue, const epilogue_tensors *to, 
     const size_t plane = to->height * to->width, pixels = tile->rows * tile->columns;
     const size_t in_plane = tile->row * to->width + tile->column;
     const bool steps = epilogue->steps.count > 0;
+    if (!steps && !to->bits)
+        return;
     steps_inputs inputs = {NULL, NULL};
     if (to->inputs.window_sums) {
         const size_t group = first / (to->channels / to->groups);
         inputs.window_sums = to->inputs.window_sums + (tile->image * to->groups + group) * plane + in_plane;
     }
-    for (size_t i = 0; (steps || to->bits) && i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const size_t at = (tile->image * to->channels + first + i) * plane + in_plane;
         uint64_t word = epilogue->threshold ? signs[i] : 0;
         if (steps) {

@@ -1,4 +1,4 @@
-/* What becomes of the integer dot products: the one place where they turn into floats or bits. */
+/* What becomes of the integer dot products: floats and bits, as all kernels are to make them. */
 #ifndef BNNCC_EPILOGUE_H
 #define BNNCC_EPILOGUE_H
 
@@ -26,8 +26,8 @@ bnncc_status epilogue_check_tensors(const epilogue *epilogue, const float *resid
                                     const uint8_t *bits, bnncc_error *error);
 
 /* A kernel makes floats of dot products by `epilogue_floats`, or in a way of its own that rounds the same, and hands
- * them to `epilogue_steps` where there are steps; it makes bits by `epilogue_signs` where there is a threshold, else
- * they come from the steps. */
+ * them to `epilogue_finish` where there are steps; where there is a threshold it makes bits by `epilogue_signs`, or by
+ * comparing counts, else they come from the steps. */
 
 /* y[i] = dots[i] * scale + shift of the channel, for `count` positions. */
 static inline void epilogue_floats(const epilogue *epilogue, size_t channel, const int32_t *dots, size_t count,

@@ -37,7 +37,7 @@ BYTES_INLINE void transpose_16x16(__m512i r[16]) {
         r[i] = t[i];
 }
 
-/* A block is 16 filters; the eight blocks of a register's 128-bit part p are p, p + 4, p + 8, ... */
+/* Numbers of 16 filters lie together; those of the eight times 16 in a register's 128-bit part p are p, p + 4, ... */
 BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numbers, const channels_floats *to,
                        const size_t lane_bytes) {
     const size_t at_once = 64 / lane_bytes, parts = lane_bytes / 16;
@@ -48,7 +48,7 @@ BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numb
         const __mmask16 present = (__mmask16)low_bits(smaller(expansion->pixels - pixel, 16));
         const __m512i inside = _mm512_maskz_loadu_epi32(present, expansion->inside + pixel);
         for (size_t filter = 0; filter < to->count; filter += 16) {
-            const size_t block = (to->first + filter) / 16, place = block % 8 * 4 + block / 8;
+            const size_t sixteen = (to->first + filter) / 16, place = sixteen % 8 * 4 + sixteen / 8;
             __m512i rows[16];
 #pragma GCC unroll 16
             for (size_t i = 0; i < 16; i++) {

@@ -22,7 +22,8 @@ BYTES_INLINE void load_bytes(const uint8_t *counters, size_t pixel_bytes, const 
     bytes_of_lanes(x, bytes);
 }
 
-/* lane_bytes is a constant where this is called. */
+/* lane_bytes is a constant where this is called. Filters have fewer than 2^16 weights (counters_for), so that a highest
+ * plane beyond 16 tells nothing. */
 BYTES_INLINE void find_numbers(const channels_expansion *expansion, uint16_t *numbers, const size_t lane_bytes) {
     const size_t at_once = 64 / lane_bytes, planes = smaller(expansion->planes, 16), low_planes = smaller(planes, 8);
     const __m512i mask = _mm512_set1_epi16((short)low_bits(planes));

@@ -55,7 +55,7 @@ typedef struct channels_band {
     uint8_t *signs;                 /* [block][output position] vectors; rows of whole bytes of positions */
     /* Of every output pixel of the band: */
     uint8_t *counts;       /* of the block at hand */
-    uint16_t *numbers;     /* of DOT_TILE of its pixels, see channels_expansion */
+    uint16_t *numbers;     /* of DOT_TILE of its pixels, see channels_numbers_function */
     int32_t *add, *inside; /* see channels_expansion */
 } channels_band;
 

@@ -73,18 +73,19 @@ typedef struct channels_expansion {
 } channels_expansion;
 
 /* As numbers, (counters + add[pixel]) mod 2^planes, none of which has more than 16 bits: as many as there are lanes
- * for each pixel, in an order that channels_turn_function knows. numbers: room for DOT_TILE pixels. */
+ * for each pixel, in an order that channels_turn_function knows. numbers: room for
+ * DOT_TILE pixels, since that reads those of pixels beyond the last, too. */
 typedef void channels_numbers_function(const channels_expansion *expansion, uint16_t *numbers);
 
 /* What becomes of the numbers of some filters, whose values begin here: y = dot * scale + shift, the product rounded
  * before the sum, and, where there are thresholds, the bits of dot >= threshold, dot being 2 number - inside[pixel]. */
 typedef struct channels_floats {
-    size_t first, count; /* filters of the block: a multiple of 64, 64 at most */
+    size_t first, count; /* filters of the block: from a multiple of 64 on, 64 at most */
     const float *scale, *shift;
     float *y;
     size_t y_step;            /* from one filter to the next */
     const int32_t *threshold; /* or NULL */
-    uint64_t *signs;          /* a word per filter, where there are */
+    uint64_t *signs;          /* a word per filter, where there are thresholds */
 } channels_floats;
 
 typedef void channels_turn_function(const channels_expansion *expansion, const uint16_t *numbers,

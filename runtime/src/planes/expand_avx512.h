@@ -107,7 +107,7 @@ BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t begin, s
         load_bytes(from, lane_bytes, low_planes, block->planes, high);
         const __m512i add = _mm512_inserti64x4(_mm512_set1_epi16((short)block->add[channel]),
                                                _mm256_set1_epi16((short)block->add[last]), 1);
-        _Alignas(64) uint16_t numbers[512 + 16]; /* a piece of 16 may begin in the middle of a block */
+        _Alignas(64) uint16_t numbers[512 + 16]; /* sixteen may be read from the middle of a block on */
 #pragma GCC unroll 8
         for (size_t r = 0; r < 8; r++)
             store_numbers(low[r], high[r], add, mask, numbers + 64 * r);

@@ -150,7 +150,8 @@ static void finish_run(const planes_job *job, const planes_expansion *block, con
     const float *residual = job->inputs.residual ? job->inputs.residual + (y - job->y) : NULL;
     const steps_inputs inputs = {residual, joined->window_sums};
     uint64_t word = epilogue_finish(job->conv->epilogue, channel, values, inputs, joined->pixels, y);
-    for (size_t i = joined->first; job->bits && i < joined->end; i++) {
+    /* Bits of dot products have been taken where they were counted. */
+    for (size_t i = joined->first; job->bits && !job->compares_dots && i < joined->end; i++) {
         store_slot(signs + block->runs[i].at / 8, word, job->conv->plan.pitch);
         if (i + 1 < joined->end)
             word >>= block->runs[i].count; /* by less than 64, since there are more */

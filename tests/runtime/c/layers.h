@@ -47,8 +47,25 @@ static inline void draw_shape(random_state *random, int64_t most_filters, layer 
     p.width = random_one_in(random, 8) ? random_between(random, 60, 200) : sizes[random_between(random, 0, 9)];
     made->height = random_one_in(random, 2) ? sizes[random_between(random, 0, 8)] : p.width > 60 ? 9 : p.width;
     made->batch = random_one_in(random, 3) ? random_between(random, 2, 9) : 1;
+    if (random_one_in(random, 40)) { /* filters about as long as some number of counters holds, on a small map */
+        const int64_t lengths[] = {255, 511, 1023, 2047, 4095, 8187, 16383, 32767, 65530};
+        p.group = p.kernel_shape[0] = p.kernel_shape[1] = made->batch = 1;
+        p.in_channels = lengths[random_between(random, 0, 8)] + random_between(random, -3, 5);
+        p.out_channels = random_between(random, 1, 5);
+        p.width = made->height = random_between(random, 3, 5);
+        for (int i = 0; i < 4; i++)
+            p.pads[i] = random_between(random, 0, 1);
+    }
     made->length = p.in_channels / p.group * p.kernel_shape[0] * p.kernel_shape[1];
     made->params = p;
+}
+
+/* Random bytes, or the same in all: sums that are as large as they can be. */
+static inline uint8_t *draw_signs(random_state *random, size_t size) {
+    uint8_t *signs = random_bytes(random, size);
+    if (random_one_in(random, 8))
+        memset(signs, random_one_in(random, 2) ? 0xff : 0, size);
+    return signs;
 }
 
 /* most_filters: of a group. */
@@ -57,9 +74,9 @@ static inline layer draw_layer(random_state *random, int64_t most_filters) {
     draw_shape(random, most_filters, &made);
     const size_t channels = (size_t)made.params.out_channels;
     made.weight_size = channels * packed_bytes(made.length);
-    made.weight = random_bytes(random, made.weight_size); /* unused bits of rows included */
+    made.weight = draw_signs(random, made.weight_size); /* unused bits of rows included */
     made.x_size = (size_t)(made.batch * made.params.in_channels * made.height) * packed_bytes(made.params.width);
-    made.x = random_bytes(random, made.x_size);
+    made.x = draw_signs(random, made.x_size);
     made.scale = must_allocate(channels * sizeof(float));
     made.shift = must_allocate(channels * sizeof(float));
     made.threshold = must_allocate(channels * sizeof(int32_t));
@@ -79,11 +96,13 @@ static inline layer draw_layer(random_state *random, int64_t most_filters) {
         made.epilogue.shift = made.shift;
         made.epilogue.scale_count = made.epilogue.shift_count = channels;
     }
+    const bool bits_of_dot = random_one_in(random, 3);
     if (outputs & 1 && random_one_in(random, 2)) {
         made.steps = must_allocate(sizeof *made.steps);
-        draw_steps(random, made.params.out_channels, outputs & 2, made.steps);
+        draw_steps(random, made.params.out_channels, outputs & 2 && !bits_of_dot, made.steps);
         made.epilogue.steps = &made.steps->steps;
-    } else if (outputs & 2) {
+    }
+    if (outputs & 2 && (bits_of_dot || !made.steps)) {
         made.epilogue.threshold = made.threshold;
         made.epilogue.threshold_count = channels;
     }

@@ -40,10 +40,12 @@ static random_epilogue make_epilogue(random_state *random, int64_t channels, int
         made.epilogue.scale_count = random_one_in(random, 3) ? 1 : (size_t)channels;
         made.epilogue.shift_count = random_one_in(random, 3) ? 1 : (size_t)channels;
     }
+    const bool bits_of_dot = random_one_in(random, 3);
     if (steps && outputs & 1 && random_one_in(random, 2)) {
-        draw_steps(random, channels, outputs & 2, steps);
+        draw_steps(random, channels, outputs & 2 && !bits_of_dot, steps);
         made.epilogue.steps = &steps->steps;
-    } else if (outputs & 2) {
+    }
+    if (outputs & 2 && (bits_of_dot || !made.epilogue.steps)) {
         made.epilogue.threshold = made.threshold;
         made.epilogue.threshold_count = (size_t)channels;
     }
@@ -193,8 +195,8 @@ static void test_conv(tally *tally, random_state *random, const bool *supported)
                 wrong_floats += !same_float(y[o], expected);
             if (bits)
                 wrong_bits += (sign_at(bits + o / (size_t)out_width * packed_bytes(out_width), position % out_width) >
-                               0) != (made.epilogue.steps ? expected_sign(made.epilogue.steps, channel, expected)
-                                                          : dots[o] >= made.threshold[channel]);
+                               0) != (steps.threshold ? expected_sign(made.epilogue.steps, channel, expected)
+                                                      : dots[o] >= made.threshold[channel]);
         }
         if (bits && out_width % 8)
             for (size_t row = 1; row <= bytes / packed_bytes(out_width); row++)
@@ -402,7 +404,7 @@ static float random_input(random_state *random, const float *thresholds, size_t 
 
 static void test_binarize(tally *tally, random_state *random, const bool *supported) {
     bnncc_binarize_params p = {.channels = random_between(random, 1, 6),
-                               .rows = random_between(random, 1, random_one_in(random, 8) ? 200 : 5),
+                               .rows = random_between(random, 1, random_one_in(random, 8) ? 400 : 5),
                                .width = random_between(random, 1, 80),
                                .nan_bit = (int)random_between(random, 0, 1)};
     if (random_one_in(random, 3)) {

@@ -11,7 +11,7 @@ static const struct {
     size_t lane_bytes;
 } forms[] = {{BNNCC_ISA_AVX512BW, 64},        {BNNCC_ISA_AVX512BW, 32}, {BNNCC_ISA_AVX512VPOPCNTDQ, 64},
              {BNNCC_ISA_AVX512VPOPCNTDQ, 32}, {BNNCC_ISA_AVX2, 32},     {BNNCC_ISA_PORTABLE, 8}};
-enum { FORMS = sizeof forms / sizeof forms[0] };
+enum { FORMS = sizeof forms / sizeof forms[0], MOST_FILTERS = 40, MOST_VIRTUAL = 6 };
 
 typedef struct drawn_tree {
     int64_t group_nodes[3];
@@ -23,13 +23,13 @@ typedef struct drawn_tree {
 static drawn_tree draw_tree(random_state *random, const layer *layer) {
     const int64_t channels = layer->params.out_channels, filters = channels / layer->params.group;
     drawn_tree made = {.count = 0};
-    made.parents = must_allocate((size_t)(channels + 3 * 6) * sizeof *made.parents);
+    made.parents = must_allocate((size_t)(channels + 3 * MOST_VIRTUAL) * sizeof *made.parents);
     made.flipped = random_bytes(random, (size_t)channels);
     for (int64_t i = 0; i < channels; i++)
         made.flipped[i] &= 1;
     for (int64_t group = 0; group < layer->params.group; group++) {
-        const int64_t nodes = filters + random_between(random, 0, 6);
-        int32_t order[12 + 6];
+        const int64_t nodes = filters + random_between(random, 0, MOST_VIRTUAL);
+        int32_t order[MOST_FILTERS + MOST_VIRTUAL];
         for (int32_t i = 0; i < nodes; i++) {
             const int64_t place = random_between(random, 0, i);
             order[i] = order[place];
@@ -74,7 +74,7 @@ static void check_form(tally *tally, random_state *random, const layer *made, si
 }
 
 static bool test_layer(tally *tally, random_state *random) {
-    layer made = draw_layer(random, 12);
+    layer made = draw_layer(random, MOST_FILTERS);
     drawn_tree drawn = draw_tree(random, &made);
     const bnncc_filter_tree tree = {drawn.group_nodes, drawn.parents, drawn.count, drawn.flipped};
     const bool fits = run_reference(tally, random, &made);
