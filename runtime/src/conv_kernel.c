@@ -67,7 +67,10 @@ double dot_cost(bnncc_isa isa, size_t words, size_t taps, size_t filters, size_t
 }
 
 double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t batch, size_t out_height, size_t threads) {
-    const double plane = plan->lane_bytes == 64 ? 0.36 : plan->halves == 2 ? 0.26 : plan->lane_bytes == 32 ? 0.45 : 1.2;
+    const double plane = plan->lane_bytes == 64   ? 0.36
+                         : plan->halves == 2      ? 0.26
+                         : plan->lane_bytes == 32 ? 0.45
+                                                  : 0.52;
     /* Maps that are not narrow are prepared row by row and slot by slot. */
     const double prepare = plan->narrow ? 3.0 : 6.0 * (double)(plan->lane_bytes / plan->pitch);
     planes_split split;
@@ -79,7 +82,7 @@ double planes_cost(const planes_plan *plan, size_t work, bool floats, size_t bat
     const double expand_byte = plan->isa == BNNCC_ISA_AVX512VPOPCNTDQ ? 0.5 /* GFNI comes with it */
                                : plan->isa == BNNCC_ISA_AVX512BW      ? 0.8
                                : plan->isa == BNNCC_ISA_AVX2          ? 1.7
-                                                                      : 50.0;
+                                                                      : 40.0;
     const double slots = floats ? (double)(split.rows * (plan->lane_bytes / plan->pitch)) : 0;
     const double slot_bytes = plan->pitch > 1 ? (double)plan->pitch : 2; /* that it takes the time of */
     const double expanded = slots * (double)plan->group_filters * slot_bytes * expand_byte;
@@ -91,7 +94,9 @@ double channels_cost(const channels_plan *plan, double differing, bool floats, s
     /* Of an input that differs, in pairs of windows; a 512-bit vector may have both windows. */
     const double plane = halves ? 0.27 : avx512 ? 0.30 : plan->lane_bytes == 32 ? 0.43 : 0.51;
     const double window = halves ? 20.0 : 45.0, tap = 2.0, pixel_word = avx512 ? 1.0 : 4.0;
-    const double list_step = avx512 ? 0.075 : 1.2 * differing, expand_filter = avx512 ? 0.12 : 1.1;
+    const double list_step = avx512 ? 0.075 : 1.2 * differing, expand_filter = avx512                   ? 0.12
+                                                                               : plan->lane_bytes == 32 ? 1.1
+                                                                                                        : 5.0;
     const double groups = (double)plan->params.group, channels = (double)plan->group_channels;
     const double blocks = (double)plan->blocks, filters = (double)plan->group_filters;
     const double chunks = (double)divide_up(plan->taps, plan->chunk_taps);
