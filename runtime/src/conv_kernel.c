@@ -94,9 +94,8 @@ double channels_cost(const channels_plan *plan, double differing, bool floats, s
     /* Of an input that differs, in pairs of windows; a 512-bit vector may have both windows. */
     const double plane = halves ? 0.27 : avx512 ? 0.30 : plan->lane_bytes == 32 ? 0.43 : 0.51;
     const double window = halves ? 20.0 : 45.0, tap = 2.0, pixel_word = avx512 ? 1.0 : 4.0;
-    const double list_step = avx512 ? 0.075 : 1.2 * differing, expand_filter = avx512                   ? 0.12
-                                                                               : plan->lane_bytes == 32 ? 1.1
-                                                                                                        : 5.0;
+    const double list_step = avx512 ? 0.075 : 1.2 * differing;
+    const double expand_filter = avx512 ? 0.12 : plan->lane_bytes == 32 ? 1.1 : 5.0;
     const double groups = (double)plan->params.group, channels = (double)plan->group_channels;
     const double blocks = (double)plan->blocks, filters = (double)plan->group_filters;
     const double chunks = (double)divide_up(plan->taps, plan->chunk_taps);
