@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
 
 LINKAGES = ("ward", "average", "complete")
+_MANY_PRODUCTS = 10**9  # of coordinates, for all distances
 
 
 def neuron_vectors(layer: HiddenLayer, *, bias: bool = True, balanced: bool = False) -> np.ndarray:
@@ -51,7 +53,16 @@ def merge_tree(vectors: np.ndarray, method: str = "ward") -> np.ndarray:
     """Return the hierarchical clustering of the rows of vectors [n, f]: scipy's linkage matrix [n - 1, 4]."""
     if method not in LINKAGES:
         raise ValueError(f"linkage '{method}' is none of {', '.join(LINKAGES)}")
-    return linkage(vectors, method) if len(vectors) > 1 else np.zeros((0, 4))
+    if len(vectors) < 2:
+        return np.zeros((0, 4))
+    if vectors.shape[0] ** 2 * vectors.shape[1] < _MANY_PRODUCTS:
+        return linkage(vectors, method)
+    from sklearn.metrics import pairwise_distances  # heavy to import
+
+    # By matrix products, many times as fast; vectors that are nearly the same lose digits of their distance.
+    distances = pairwise_distances(vectors)
+    np.fill_diagonal(distances, 0)
+    return linkage(squareform(distances, checks=False), method)
 
 
 def cut(tree: np.ndarray, distance: float) -> np.ndarray:

@@ -246,3 +246,14 @@ def test_balanced_vectors_have_inputs_and_outputs_of_one_norm():
     vectors = clustering.neuron_vectors(layer, bias=False, balanced=True)
     np.testing.assert_allclose(np.linalg.norm(vectors[:5, :4], axis=1), np.linalg.norm(vectors[:5, 4:], axis=1))
     np.testing.assert_allclose(vectors[5, :4], layer.inputs[5])
+
+
+def test_trees_of_many_long_vectors(monkeypatch):
+    """Distances by matrix products give the clusters that scipy's own distances give."""
+    vectors = np.random.default_rng(6).standard_normal((60, 40))
+    plain = clustering.merge_tree(vectors)
+    monkeypatch.setattr(clustering, "_MANY_PRODUCTS", 0)
+    tree = clustering.merge_tree(vectors)
+    np.testing.assert_allclose(tree, plain, rtol=1e-9, atol=1e-9)
+    for distance in np.quantile(plain[:, 2], [0.2, 0.5, 0.9]):
+        np.testing.assert_array_equal(clustering.cut(tree, distance), clustering.cut(plain, distance))
