@@ -1,9 +1,12 @@
-/* Eight planes become bytes of lanes, with AVX-512BW or, where BYTES_BY_GFNI is defined before, with GFNI, too. */
+/* Vertical counters become numbers, a lane each, with AVX-512BW or, where BYTES_BY_GFNI is defined before, with GFNI,
+ * too. */
 #ifndef BNNCC_BYTES_OF_LANES_AVX512_H
 #define BNNCC_BYTES_OF_LANES_AVX512_H
 
+#include "checked.h"
+#include "signs.h"
+
 #include <immintrin.h>
-#include <stddef.h>
 
 #ifdef BYTES_BY_GFNI
 #define BYTES_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,gfni")))
@@ -54,16 +57,50 @@ BYTES_INLINE void bytes_of_lanes(const __m512i x[8], __m512i bytes[8]) {
     }
 }
 
-/* The low and high bytes of lanes, as bytes_of_lanes gives them, become numbers, (number + add) & mask: four blocks of
- * 16 lanes, one of each 128-bit part after the other. */
-BYTES_INLINE void store_numbers(__m512i low, __m512i high, __m512i add, __m512i mask, uint16_t *to) {
-    const __m512i first = _mm512_add_epi16(_mm512_unpacklo_epi8(low, high), add);
-    const __m512i second = _mm512_add_epi16(_mm512_unpackhi_epi8(low, high), add);
-    const __m512i a = _mm512_and_si512(first, mask), b = _mm512_and_si512(second, mask);
+/* Planes [begin, end), eight at most, as bytes of lanes. A plane has lane_bytes: 64, or 32 of each of two counters. */
+BYTES_INLINE void load_bytes(const uint8_t *const counters[2], size_t lane_bytes, size_t begin, size_t end,
+                             __m512i bytes[8]) {
+    __m512i x[8];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; i++) {
+        const size_t at = (begin + i) * lane_bytes;
+        __m512i plane = _mm512_setzero_si512();
+        if (begin + i < end && lane_bytes == 64) {
+            plane = _mm512_load_si512((const void *)(counters[0] + at));
+        } else if (begin + i < end) {
+            const __m256i first = _mm256_load_si256((const __m256i *)(const void *)(counters[0] + at));
+            const __m256i second = _mm256_load_si256((const __m256i *)(const void *)(counters[1] + at));
+            plane = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+        }
+        x[BYTE_OF_PLANE(i)] = plane;
+    }
+    bytes_of_lanes(x, bytes);
+}
+
+/* Where the number of a lane is, among 512: those of 16 lanes lie together. */
+static inline size_t number_of_lane(size_t lane) { return (lane / 16 % 8 * 4 + lane / 128) * 16 + lane % 16; }
+
+/* (counters + add) mod 2^planes for 512 lanes, or for 256 of each of two counters: a plane after the other, the lowest
+ * first, 16 at most. */
+BYTES_INLINE void numbers_of_lanes(const uint8_t *const counters[2], size_t lane_bytes, size_t planes,
+                                   const uint32_t add[2], uint16_t numbers[512]) {
+    const size_t low_planes = smaller(planes, 8);
+    __m512i low[8], high[8];
+    load_bytes(counters, lane_bytes, 0, low_planes, low);
+    load_bytes(counters, lane_bytes, low_planes, planes, high);
+    const __m512i mask = _mm512_set1_epi16((short)low_bits(planes));
+    const __m512i addend =
+        _mm512_inserti64x4(_mm512_set1_epi16((short)add[0]), _mm256_set1_epi16((short)add[lane_bytes == 32]), 1);
     const __m512i parts01 = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i parts23 = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    _mm512_store_si512((void *)to, _mm512_permutex2var_epi64(a, parts01, b));
-    _mm512_store_si512((void *)(to + 32), _mm512_permutex2var_epi64(a, parts23, b));
+#pragma GCC unroll 8
+    for (size_t r = 0; r < 8; r++, numbers += 64) { /* sixteen of each of the four parts of registers */
+        const __m512i first = _mm512_unpacklo_epi8(low[r], high[r]), second = _mm512_unpackhi_epi8(low[r], high[r]);
+        const __m512i a = _mm512_and_si512(_mm512_add_epi16(first, addend), mask);
+        const __m512i b = _mm512_and_si512(_mm512_add_epi16(second, addend), mask);
+        _mm512_store_si512((void *)numbers, _mm512_permutex2var_epi64(a, parts01, b));
+        _mm512_store_si512((void *)(numbers + 32), _mm512_permutex2var_epi64(a, parts23, b));
+    }
 }
 
 #endif /* BNNCC_BYTES_OF_LANES_AVX512_H */

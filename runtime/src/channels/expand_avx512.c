@@ -37,10 +37,10 @@ BYTES_INLINE void transpose_16x16(__m512i r[16]) {
         r[i] = t[i];
 }
 
-/* Numbers of 16 filters lie together; those of the eight times 16 in a register's 128-bit part p are p, p + 4, ... */
+/* lane_bytes is a constant where this is called. */
 BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numbers, const channels_floats *to,
                        const size_t lane_bytes) {
-    const size_t at_once = 64 / lane_bytes, parts = lane_bytes / 16;
+    const size_t at_once = 64 / lane_bytes;
     const bool compare = to->threshold != NULL;
     for (size_t filter = 0; compare && filter < to->count; filter++)
         to->signs[filter] = 0;
@@ -48,11 +48,11 @@ BYTES_INLINE void turn(const channels_expansion *expansion, const uint16_t *numb
         const __mmask16 present = (__mmask16)low_bits(smaller(expansion->pixels - pixel, 16));
         const __m512i inside = _mm512_maskz_loadu_epi32(present, expansion->inside + pixel);
         for (size_t filter = 0; filter < to->count; filter += 16) {
-            const size_t sixteen = (to->first + filter) / 16, place = sixteen % 8 * 4 + sixteen / 8;
             __m512i rows[16];
 #pragma GCC unroll 16
             for (size_t i = 0; i < 16; i++) {
-                const uint16_t *from = numbers + (pixel + i) / at_once * 512 + (place + i % at_once * parts) * 16;
+                const size_t lane = i % at_once * 256 + to->first + filter;
+                const uint16_t *from = numbers + (pixel + i) / at_once * 512 + number_of_lane(lane);
                 rows[i] = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)from));
             }
             transpose_16x16(rows);

@@ -6,9 +6,9 @@
 #include "program.h"
 #include "signs.h"
 
-void planes_expand_portable(const planes_expansion *block, size_t begin, size_t end) {
+void planes_expand_portable(const planes_expansion *block, size_t channels) {
     const uint32_t mask = (uint32_t)low_bits(block->planes);
-    for (size_t channel = begin; channel < end; channel++)
+    for (size_t channel = 0; channel < channels; channel++)
         for (const planes_run *run = block->runs; run < block->runs + block->run_count; run++) {
             const float *sums = run->sums + channel * block->sums_step;
             float *y = run->y + channel * block->y_step;

@@ -68,12 +68,12 @@ static size_t cut_runs(const planes_expansion *block, piece pieces[MOST_PIECES])
     return count;
 }
 
-__attribute__((target("avx2"))) void planes_expand_avx2(const planes_expansion *block, size_t begin, size_t end) {
+__attribute__((target("avx2"))) void planes_expand_avx2(const planes_expansion *block, size_t channels) {
     piece pieces[MOST_PIECES];
     const size_t piece_count = cut_runs(block, pieces), low_planes = smaller(block->planes, 8);
     const __m256i mask = _mm256_set1_epi16((short)low_bits(block->planes));
     const __m256i numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    for (size_t channel = begin; channel < end; channel++) {
+    for (size_t channel = 0; channel < channels; channel++) {
         const uint8_t *from = block->counted + channel * block->counted_step;
         __m256i low[8], high[8];
         bytes_of_lanes(from, low_planes, low);

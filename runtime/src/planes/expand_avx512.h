@@ -1,31 +1,6 @@
 /* From vertical counters to floats with AVX-512: the definition of EXPAND_FUNCTION, with BYTES_BY_GFNI or without. */
 #include "bytes_of_lanes_avx512.h"
-#include "checked.h"
 #include "program.h"
-#include "signs.h"
-
-/* A plane of 64 bytes, or one of each of two channels of 32. */
-BYTES_INLINE __m512i load_plane(const uint8_t *const channels[2], size_t at, size_t lane_bytes) {
-    if (lane_bytes == 64)
-        return _mm512_load_si512((const void *)(channels[0] + at));
-    const __m256i *halves[2] = {(const __m256i *)(const void *)(channels[0] + at),
-                                (const __m256i *)(const void *)(channels[1] + at)};
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_load_si256(halves[0])), _mm256_load_si256(halves[1]), 1);
-}
-
-/* Planes [begin, end), eight at most, as bytes of lanes. */
-BYTES_INLINE void load_bytes(const uint8_t *const channels[2], size_t lane_bytes, size_t begin, size_t end,
-                             __m512i bytes[8]) {
-    __m512i x[8];
-#pragma GCC unroll 8
-    for (size_t i = 0; i < 8; i++)
-        x[BYTE_OF_PLANE(i)] =
-            begin + i < end ? load_plane(channels, (begin + i) * lane_bytes, lane_bytes) : _mm512_setzero_si512();
-    bytes_of_lanes(x, bytes);
-}
-
-/* Where the number of a lane is, among those that store_numbers gives of all eight registers of bytes. */
-static inline size_t number_of_lane(size_t lane) { return (lane / 16 % 8 * 4 + lane / 128) * 16 + lane % 16; }
 
 enum { NEXT_BLOCK = 4 * 16 }; /* from the numbers of 16 lanes of a slot to those of the next 16 */
 
@@ -92,29 +67,21 @@ BYTES_INLINE void store_group(const run_groups *runs, const run_group *group, co
     }
 }
 
-BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t begin, size_t end) {
-    const size_t lane_bytes = block->lane_bytes, at_once = 64 / lane_bytes, parts = lane_bytes / 16;
-    const size_t low_planes = smaller(block->planes, 8);
+BYTES_TARGET void EXPAND_FUNCTION(const planes_expansion *block, size_t channels) {
+    const size_t lane_bytes = block->lane_bytes, at_once = 64 / lane_bytes;
     run_groups runs;
     group_runs(block, &runs);
-    const __m512i mask = _mm512_set1_epi16((short)low_bits(block->planes));
-    for (size_t channel = begin; channel < end; channel += at_once) {
-        const size_t last = smaller(channel + at_once, end) - 1; /* alone, a channel takes both places */
-        const uint8_t *const from[2] = {block->counted + channel * block->counted_step,
-                                        block->counted + last * block->counted_step};
-        __m512i low[8], high[8];
-        load_bytes(from, lane_bytes, 0, low_planes, low);
-        load_bytes(from, lane_bytes, low_planes, block->planes, high);
-        const __m512i add = _mm512_inserti64x4(_mm512_set1_epi16((short)block->add[channel]),
-                                               _mm256_set1_epi16((short)block->add[last]), 1);
-        _Alignas(64) uint16_t numbers[512 + 16]; /* sixteen may be read from the middle of a block on */
-#pragma GCC unroll 8
-        for (size_t r = 0; r < 8; r++)
-            store_numbers(low[r], high[r], add, mask, numbers + 64 * r);
+    for (size_t channel = 0; channel < channels; channel += at_once) {
+        const size_t last = smaller(channel + at_once, channels) - 1; /* alone, a channel takes both places */
+        const uint8_t *const counted[2] = {block->counted + channel * block->counted_step,
+                                           block->counted + last * block->counted_step};
+        const uint32_t add[2] = {block->add[channel], block->add[last]};
+        _Alignas(64) uint16_t numbers[512 + 16]; /* sixteen may be read from the middle of sixteen on */
+        numbers_of_lanes(counted, lane_bytes, block->planes, add, numbers);
         for (size_t i = channel; i <= last; i++) {
             const channel_floats floats = {_mm512_set1_ps(block->factor[i]), _mm512_set1_ps(block->scale[i]),
                                            _mm512_set1_ps(block->shift[i]), i * block->sums_step, i * block->y_step};
-            const uint16_t *first = numbers + (i - channel) * parts * 16;
+            const uint16_t *first = numbers + number_of_lane((i - channel) * 256);
             for (const run_group *group = runs.groups; group < runs.groups + runs.count; group++)
                 switch (group->registers) {
                 case 4:

@@ -69,8 +69,7 @@ typedef struct planes_expansion {
     size_t run_count;
 } planes_expansion;
 
-/* Channels [begin, end). */
-typedef void planes_expand_function(const planes_expansion *block, size_t begin, size_t end);
+typedef void planes_expand_function(const planes_expansion *block, size_t channels);
 planes_expand_function planes_expand_portable;
 #if defined(__x86_64__)
 planes_expand_function planes_expand_avx2, planes_expand_avx512, planes_expand_gfni;

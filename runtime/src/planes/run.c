@@ -184,7 +184,7 @@ static void expand_with_steps(const planes_job *job, const planes_expansion *blo
         here.factor = block->factor + begin;
         here.scale = block->scale + begin;
         here.shift = block->shift + begin;
-        job->conv->expand(&here, 0, end - begin);
+        job->conv->expand(&here, end - begin);
         for (size_t channel = begin; channel < end; channel++) {
             float *from = values + (channel - begin) * lanes;
             for (size_t i = 0; i < joined_count; from += joined[i].pixels, i++)
@@ -228,7 +228,7 @@ static void expand_block(const planes_sheet *sheet, size_t group, size_t j, cons
     if (conv->epilogue->steps.count > 0)
         expand_with_steps(job, &block, group, sheet->signs + j * plan->lane_bytes);
     else
-        conv->expand(&block, 0, plan->group_filters);
+        conv->expand(&block, plan->group_filters);
 }
 
 /* ---- A run ------------------------------------------------------------------------------------------------------- */
