@@ -153,13 +153,16 @@ class _Tropnnc(click.ParamType):
         pattern, _, name = setting.rpartition(":")
         if not separator or not name:
             self.fail(f"{value!r} is not of the form keep=0.5 or 'conv1*:keep=0.5'", param, ctx)
+        if "," in name:
+            self.fail(f"{value!r}: give --tropnnc once for each setting", param, ctx)
         name = name.replace("-", "_")
         if name == "mode":
             return pattern, name, number
         try:
             return pattern, name, int(number) if name == "seed" else float(number)
         except ValueError:
-            self.fail(f"{value!r}: {number!r} is no number", param, ctx)
+            hint = "; a half is 0.5" if "%" in number else ""
+            self.fail(f"{value!r}: {number!r} is no number{hint}", param, ctx)
 
 
 def _tropnnc_settings(given: Sequence[tuple[str, str, Any]], config: Config) -> dict[str, Any]:
@@ -228,7 +231,8 @@ _output_gates = _options(
         "--max-rel-diff",
         type=float,
         metavar="D",
-        help="Gate: outputs differ by at most this share of their largest magnitude. [without gates: 1e-3]",
+        help="Gate: outputs differ by at most this share of their largest magnitude. [without gates: 1e-3; any where B "
+        "has fewer channels]",
     ),
 )
 _tree = _options(
@@ -550,6 +554,8 @@ def tropnnc_table_command(
     inputs = [model, data]
     _check_json(json_file, inputs)
     _check_json(plot, inputs)
+    if plot is not None and plot.suffix != ".png":
+        raise BadInput(f"{plot}: the plot is a PNG; give it a name that ends in .png")
     names = DEFAULT_METHODS if methods is None else tuple(methods.split(","))
     with progress_line() as progress:
         report = tropnnc_table(model, data, keep or KEEPS, names, seeds or (0,), _config(**options), progress)

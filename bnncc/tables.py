@@ -76,6 +76,8 @@ def print_report(report: Report, console: Console) -> None:
         print_clustering(report.tropnnc, console)
     if report.verify is not None:
         console.print()
+        if report.tropnnc is not None:
+            console.print("Compiled against the network with fewer channels, which it has to agree with:")
         print_verify(report.verify, console)
     if report.bench is not None:
         console.print()
@@ -96,7 +98,8 @@ def print_clustering(report: ClusteringReport, console: Console) -> None:
         rows.add_row(Text(name), str(layer.channels_before), str(layer.channels_after), bound)
     console.print(rows)
     console.print(
-        f"Errors: L1 norm of the change of the next layer's outputs, for inputs of a norm up to {report.radius:g}"
+        "Errors: bounds (by Lipschitz constants, or the theorem named) of the L1 norm of the change of the next "
+        f"layer's outputs, for inputs of an L2 norm up to {report.radius:g}; real changes are far smaller"
     )
     parts = [f"parameters {count_text(report.params_before)} to {count_text(report.params_after)}"]
     if report.flops_before is not None and report.flops_after is not None:
@@ -109,7 +112,8 @@ def print_clustering(report: ClusteringReport, console: Console) -> None:
             figures.append(f"same class {percent_text(same)}")
         if accuracy is not None:
             figures.append(f"accuracy {accuracy.reference:.2%} to {accuracy.compiled:.2%}")
-        console.print(f"Against the original, {report.change.samples} samples: {', '.join(figures)}")
+        noise = "" if report.change.data_samples else " of noise (--data X.npz: yours)"
+        console.print(f"Against the original, {report.change.samples} samples{noise}: {', '.join(figures)}")
 
 
 def print_layers(report: Report, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -188,21 +189,26 @@ def print_table(report: TableReport, console: Console) -> None:
     for name in report.methods:
         rows.add_row(name, *(_accuracy_text(row) for row in report.rows if row.method == name))
     first = [row for row in report.rows if row.method == next(iter(report.methods))]
-    rows.add_row(f"parameters, of {count_text(report.params)}", *(count_text(row.params) for row in first))
+    rows.add_row("parameters", *(count_text(row.params) for row in first))
     if report.flops is not None:
-        rows.add_row(f"operations, of {count_text(report.flops)}", *(count_text(row.flops) for row in first))
+        rows.add_row("operations", *(count_text(row.flops) for row in first))
     console.print(rows, highlight=False)
-    console.print(f"{Path(report.model).name}, {report.samples} samples, no training", highlight=False)
+    whole = f"{count_text(report.params)} parameters"
+    if report.flops is not None:
+        whole += f" and {count_text(report.flops)} operations"
+    console.print(f"{Path(report.model).name}, {whole} with all channels; {report.samples} samples, no training")
+    if len(report.seeds) > 1:
+        console.print(f"Means and standard deviations over seeds {', '.join(map(str, report.seeds))}")
     for name, what in report.methods.items():
         console.print(f" - {name}: {what}", highlight=False)
     if any(METHODS[name].needs_data for name in report.methods):
-        console.print(f"Methods that need data saw the inputs of the first {_SELECTION_SAMPLES} samples.")
+        console.print(f"ThiNet saw the inputs of the first {_SELECTION_SAMPLES} of these samples, but no labels.")
 
 
 def _accuracy_text(row: TableRow) -> str:
     if len(row.accuracies) == 1:
         return f"{row.accuracy:.2%}"
-    return f"{100 * row.accuracy:.2f} ± {100 * float(np.std(row.accuracies)):.2f}%"
+    return f"{100 * row.accuracy:.1f}±{100 * float(np.std(row.accuracies)):.1f}%"
 
 
 def plot_table(report: TableReport, path: Path) -> None:
@@ -216,17 +222,25 @@ def plot_table(report: TableReport, path: Path) -> None:
         raise BadInput("a plot needs matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    for name in report.methods:
-        rows = [(report.params, report.accuracy)]
-        rows += [(row.params, row.accuracy) for row in report.rows if row.method == name and row.keep < 1]
-        rows.sort()
-        axes.plot(
-            [p / report.params for p, _ in rows], [100 * a for _, a in rows], marker="o", markersize=4, label=name
+    axes.axhline(100 * report.accuracy, color="gray", linewidth=1, linestyle=":", label="all channels")
+    for name, marker in zip(report.methods, itertools.cycle("osD^vP*Xd<"), strict=False):
+        rows = sorted((row for row in report.rows if row.method == name), key=lambda row: row.params)
+        own = name.startswith("tropnnc")
+        axes.errorbar(
+            [row.params / report.params for row in rows],
+            [100 * row.accuracy for row in rows],
+            [100 * float(np.std(row.accuracies)) for row in rows],
+            marker=marker,
+            markersize=5,
+            linewidth=2 if own else 1,
+            linestyle="-" if own else "--",
+            capsize=2,
+            label=name,
         )
     axes.set_xlabel("parameters left")
     axes.set_ylabel("accuracy, %")
     axes.set_title(f"{Path(report.model).name}, {report.samples} samples, no training", fontsize=11)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=150)

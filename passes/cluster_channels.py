@@ -64,6 +64,9 @@ class ClusterChannels:
             raise BadInput(f"tropnnc: no hidden ReLU layer that can be compressed ({reasons}{more})")
         for pattern, *_ in self.settings.layers:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                for note in notes:
+                    if fnmatch.fnmatchcase(note.node, pattern):
+                        raise BadInput(f"tropnnc: {pattern!r}: '{note.node}' cannot be compressed: {note.text}")
                 known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
                 raise BadInput(f"tropnnc: no layer that can be compressed is named {pattern!r}; there are {known}")
         params, flops = count_params(graph), count_flops(graph)
@@ -82,7 +85,7 @@ class ClusterChannels:
         """The smallest constant, nearly, whose result costs no more than the target."""
         by_params = self.settings.amount == "target_params"
         if not by_params and flops is None:
-            raise BadInput("tropnnc: target_flops needs the sizes of all tensors; fix them with an input shape")
+            raise BadInput("tropnnc: target-flops needs the sizes of all tensors; fix them with an input shape")
         count, whole = (count_params, params) if by_params else (count_flops, flops)
         limit = self.settings.value * whole
 
@@ -95,10 +98,10 @@ class ClusterChannels:
 
         least = cost(_FARTHEST)
         if least > limit:
-            what = "parameters" if by_params else "operations"
+            what, target = ("parameters", "target-params") if by_params else ("operations", "target-flops")
             raise BadInput(
-                f"tropnnc: {self.settings.amount}={self.settings.value:g} cannot be reached: with one channel in each "
-                f"hidden layer there are {least / whole:.3f} of the {what} left"
+                f"tropnnc: {target}={self.settings.value:g} cannot be reached: with one channel in each hidden layer "
+                f"there are {least / whole:.3f} of the {what} left"
             )
         low, high = 1e-4, _FARTHEST
         if cost(low) <= limit:

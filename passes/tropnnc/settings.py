@@ -53,9 +53,11 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     Raises BadInput, in one line, for an unknown option, none or several amounts, and a value out of range.
     """
     known = (*AMOUNTS, "mode", "seed", "radius", "layers")
+    values = {name.replace("-", "_"): value for name, value in values.items()}
     for name in values:
         if name not in known:
-            raise BadInput(f"tropnnc: unknown option {name!r}; known: {', '.join(known)}")
+            shown = ", ".join(known).replace("_", "-")
+            raise BadInput(f"tropnnc: unknown option {name!r}; known: {shown}")
     amount, value = _amount(values, AMOUNTS, "tropnnc")
     mode, seed, radius = values.get("mode", "matched"), values.get("seed", 0), values.get("radius", 1.0)
     if mode not in MODES:
@@ -82,15 +84,17 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
 def _amount(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> tuple[str, float]:
     given = [name for name in names if values.get(name) is not None]
     if len(given) != 1:
-        one = f"one of {', '.join(names)} is to be given"
+        one = f"one of {', '.join(names).replace('_', '-')} is to be given"
+        if "layers" in values and not given:
+            one += " for all layers (keep=1 leaves those that no pattern names)"
         raise BadInput(f"{where}: {one}, not {' and '.join(given)}" if given else f"{where}: {one}")
-    name, value = given[0], values[given[0]]
+    name, value = given[0].replace("_", "-"), values[given[0]]
     if name in THRESHOLDS:
         if not _is_number(value) or not 0 <= value < float("inf"):
             raise BadInput(f"{where}: {name} is {value!r}, not a distance of at least 0")
     elif not _is_number(value) or not 0 < value <= 1:
         raise BadInput(f"{where}: {name} is {value!r}, not a share above 0 and at most 1")
-    return name, float(value)
+    return given[0], float(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -47,7 +47,7 @@ def test_table(bnncc, network):
     assert rows["tropnnc", 0.125]["params"] == 3 * 7 + 4 * 4
     assert rows["tropnnc", 0.125]["flops"] == 2 * (3 * 6 + 4 * 3)
     assert len(rows["random", 0.125]["accuracies"]) == 2
-    for text in ("(all channels)", "100.00%", "tropnnc-ward", "parameters, of 268", "CUP"):
+    for text in ("(all channels)", "100.00%", "tropnnc-ward", "net.onnx, 268 parameters", "CUP"):
         assert text in result.stdout, result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
     assert (folder / "t.png").read_bytes().startswith(b"\x89PNG")
@@ -57,6 +57,7 @@ def test_table(bnncc, network):
     ("options", "message"),
     [
         (["--keep", "0"], "keep is 0, not a share above 0"),
+        (["--plot", "x.svg"], "x.svg: the plot is a PNG"),
         (["--keep", "half"], "'half' is not of the form"),
         (["--methods", "tropnnc,svd"], "unknown method 'svd'; known: tropnnc, "),
         (["--methods", "zonotope"], "method zonotope: 'fc2' has 4 outputs for a channel of 'fc1', not one"),

@@ -192,10 +192,10 @@ def test_binary_layers_are_left_and_exact():
         ({"keep": 1.01}, "keep is 1.01, not a share above 0 and at most 1"),
         ({"keep": float("nan")}, "keep is nan, not a share"),
         ({"keep": True}, "keep is True, not a share"),
-        ({"target_params": 2}, "target_params is 2, not a share"),
+        ({"target_params": 2}, "target-params is 2, not a share"),
         ({"v2": -1}, "v2 is -1, not a distance of at least 0"),
         ({"v2": "far"}, "v2 is 'far', not a distance"),
-        ({"mode": "paper"}, "one of keep, v1, v2, v3, target_params, target_flops is to be given"),
+        ({"mode": "paper"}, "one of keep, v1, v2, v3, target-params, target-flops is to be given"),
         ({"keep": 0.5, "v1": 1}, "is to be given, not keep and v1"),
         ({"keep": 0.5, "mode": "fast"}, "mode is 'fast', not matched or paper"),
         ({"keep": 0.5, "seed": -1}, "seed is -1"),
@@ -216,12 +216,15 @@ def test_settings_out_of_range(settings, message):
 
 def test_a_pattern_that_matches_nothing():
     config = Config(tropnnc={"keep": 0.5, "layers": {"conv1": {"keep": 1.0}, "fc*": {"keep": 1.0}}})
-    with pytest.raises(BadInput, match=r"no layer that can be compressed is named 'fc\*'; there are conv1, conv2$"):
+    with pytest.raises(BadInput, match=r"'fc\*': 'fc' cannot be compressed: the output layer$"):
+        run_passes(two_hidden(), config)
+    config = Config(tropnnc={"keep": 0.5, "layers": {"stem*": {"keep": 1.0}}})
+    with pytest.raises(BadInput, match=r"no layer that can be compressed is named 'stem\*'; there are conv1, conv2$"):
         run_passes(two_hidden(), config)
 
 
 def test_a_target_out_of_reach():
-    with pytest.raises(BadInput, match=r"target_params=0.01 cannot be reached: with one channel .* there are 0\.0"):
+    with pytest.raises(BadInput, match=r"target-params=0.01 cannot be reached: with one channel .* there are 0\.0"):
         run_passes(two_hidden(), Config(tropnnc={"target_params": 0.01}))
 
 
@@ -230,7 +233,7 @@ def test_operations_need_sizes():
     for dim in made.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_param = "S"
     del made.graph.value_info[:]
-    with pytest.raises(BadInput, match="target_flops needs the sizes of all tensors"):
+    with pytest.raises(BadInput, match="target-flops needs the sizes of all tensors"):
         run_passes(made, Config(tropnnc={"target_flops": 0.5}))
 
 
