@@ -188,10 +188,11 @@ def print_table(report: TableReport, console: Console) -> None:
     rows.add_row("(all channels)", *[f"{report.accuracy:.2%}"] * len(keeps))
     for name in report.methods:
         rows.add_row(name, *(_accuracy_text(row) for row in report.rows if row.method == name))
-    first = [row for row in report.rows if row.method == next(iter(report.methods))]
-    rows.add_row("parameters", *(count_text(row.params) for row in first))
+    counted = next(iter(report.methods))  # others may find fewer clusters than asked for
+    first = [row for row in report.rows if row.method == counted]
+    rows.add_row(f"params, {counted}", *(count_text(row.params) for row in first))
     if report.flops is not None:
-        rows.add_row("operations", *(count_text(row.flops) for row in first))
+        rows.add_row(f"flops, {counted}", *(count_text(row.flops) for row in first))
     console.print(rows, highlight=False)
     whole = f"{count_text(report.params)} parameters"
     if report.flops is not None:
