@@ -99,7 +99,7 @@ def print_clustering(report: ClusteringReport, console: Console) -> None:
     console.print(rows)
     console.print(
         "Errors: bounds (by Lipschitz constants, or the theorem named) of the L1 norm of the change of the next "
-        f"layer's outputs, for inputs of an L2 norm up to {report.radius:g}; real changes are far smaller"
+        f"layer's outputs, for inputs of an L2 norm up to {report.radius:g}"
     )
     parts = [f"parameters {count_text(report.params_before)} to {count_text(report.params_after)}"]
     if report.flops_before is not None and report.flops_after is not None:

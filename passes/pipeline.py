@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -15,7 +15,6 @@ from bnncc.passes import graph as g
 from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, Note, Pass, SignTensor
 from bnncc.passes.canonicalize_binarizers import CanonicalizeBinarizers
 from bnncc.passes.canonicalize_weights import CanonicalizeWeights
-from bnncc.passes.cluster_channels import ClusterChannels, Compression
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
 from bnncc.passes.fuse_epilogues import FuseEpilogues
 from bnncc.passes.lower import Lower
@@ -24,8 +23,10 @@ from bnncc.passes.prepare import default_opset, reference_model
 from bnncc.passes.restore_signs import RestoreSigns
 from bnncc.passes.simplify import Simplify
 from bnncc.passes.thresholds import Thresholds
-from bnncc.passes.tropnnc.settings import read_settings
 from bnncc.runtime.functions import DOMAIN, VERSION, functions_for
+
+if TYPE_CHECKING:
+    from bnncc.passes.cluster_channels import Compression
 
 
 @dataclass
@@ -59,6 +60,9 @@ def passes_for(config: Any) -> list[Pass]:
     """The passes that a config asks for, in an order that gives each what it requires."""
     passes: list[Pass] = [Simplify()]
     if config.tropnnc:
+        from bnncc.passes.cluster_channels import ClusterChannels  # heavy to import, and seldom asked for
+        from bnncc.passes.tropnnc.settings import read_settings
+
         passes.append(ClusterChannels(read_settings(config.tropnnc)))
     passes += [CanonicalizeBinarizers(), CanonicalizeWeights(), RestoreSigns(), Thresholds()]
     if config.fold_batchnorm:
@@ -115,7 +119,7 @@ def _run(
         start = time.perf_counter()
         result = step.apply(graph, context)
         records.append(PassRecord(step.name, result.changed, result.notes, time.perf_counter() - start))
-        if isinstance(step, ClusterChannels):
+        if context.compression is not None and reference is original:
             reference = _export(graph, original)
         if isinstance(step, Simplify):
             context.layers = _layers(graph, [node.name for node in reference.graph.node])
