@@ -8,6 +8,7 @@ every `--help` work without it.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 from dataclasses import asdict
@@ -65,33 +66,86 @@ data_dir = click.option(
     type=click.Path(path_type=Path),
     help="Folder of the data set's files [default: $BNNCC_DATA/data/NAME]",
 )
-dataset_name = click.Choice(sorted(datasets.SOURCES))
+
+
+class DataSetName(click.ParamType):
+    """An option that takes a data set's name, with or without classes."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            datasets.source_of(value)
+        except BadInput as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+    def get_metavar(self, *arguments: Any, **keywords: Any) -> str | None:
+        return f"[{'|'.join(sorted(datasets.SOURCES))}][:CLASS,CLASS,...]"
+
+
+dataset_name = DataSetName()
 threads_option = click.option("--threads", type=click.IntRange(1), help="CPU threads [default: one per core]")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Train binary neural networks and export them to ONNX."""
+    """Train binary neural networks, and small float ones, and export them to ONNX."""
+
+
+def network_options(network: str, given: dict[str, Any], more: tuple[str, ...], data: datasets.DataSet) -> dict:
+    """Return the arguments of a network's class: what was asked for, and what the data set says.
+
+    Raises BadInput for one that it does not have.
+    """
+    accepted = inspect.signature(with_torch("bnncc.models.networks").NETWORKS[network]).parameters
+    options = {name: value for name, value in given.items() if value is not None}
+    if (depths := options.get("depths")) is not None:
+        try:
+            options["depths"] = [int(depth) for depth in depths.split(",")]
+        except ValueError:
+            raise click.BadParameter(f"{depths!r} is not a list of numbers like 2,2,2", param_hint="--depths") from None
+    for text in more:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--option")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    for name in options:
+        if name not in accepted:
+            raise BadInput(f"network {network}: takes no {name}; it takes {', '.join(accepted)}")
+    moderate = {"width": 64, "depths": [2, 2, 2], "weights": "sign", "activations": "sign"}
+    if "weights" in accepted:
+        options = {name: value for name, value in moderate.items() if name in accepted} | options
+    said = {"in_channels": data.images.shape[1], "image_size": data.images.shape[2], "classes": data.classes}
+    return {name: value for name, value in said.items() if name in accepted} | options
 
 
 @main.command("train")
 @click.option("--dataset", type=dataset_name, default="fashion-mnist")
 @data_dir
 @click.option("--network", type=TorchName("bnncc.models.networks", "NETWORKS"), default="vgg_small")
-@click.option("--width", type=click.IntRange(1), default=64, help="Channels of the first layer.")
-@click.option("--depths", default="2,2,2", help="bireal_resnet: binary convolutions of each stage.")
-@click.option("--stem-stride", type=click.IntRange(1), default=1, help="bireal_resnet: stride of the first layer.")
+@click.option("--width", type=click.IntRange(1), help="Channels of the first layer [default: 64 if binary].")
+@click.option("--depths", help="bireal_resnet: binary convolutions of each stage [default: 2,2,2].")
+@click.option("--stem-stride", type=click.IntRange(1), help="bireal_resnet: stride of the first layer [default: 1].")
+@click.option(
+    "--option",
+    "more",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another argument of the network's class, in JSON or a word: widths=[512,256], activation=relu. Repeatable.",
+)
 @click.option(
     "--weights",
     type=TorchName("bnncc.models.quantizers", "WEIGHT_QUANTIZERS"),
-    default="sign",
-    help="Weight quantizer.",
+    help="Weight quantizer [default: sign].",
 )
 @click.option(
     "--activations",
     type=TorchName("bnncc.models.quantizers", "ACTIVATION_QUANTIZERS"),
-    default="sign",
-    help="Activation quantizer.",
+    help="Activation quantizer [default: sign].",
 )
 @click.option("--epochs", type=click.IntRange(1), default=10)
 @click.option("--batch", type=click.IntRange(2), default=128)
@@ -106,24 +160,15 @@ def main() -> None:
 @threads_option
 @click.option("--resume", is_flag=True, help="Continue the run in OUT, if there is one.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoint and log.")
-def train_command(dataset, data_dir, network, width, depths, stem_stride, shift, flip, threads, resume, out, **rest):
+def train_command(dataset, data_dir, network, more, shift, flip, threads, resume, out, **rest):
     """Train a network; each epoch writes OUT/checkpoint.pt and a line of OUT/log.jsonl."""
     torch, training = with_torch("torch"), with_torch("bnncc.models.train")
-    weights, activations = rest.pop("weights"), rest.pop("activations")
+    given = {name: rest.pop(name) for name in ("width", "depths", "stem_stride", "weights", "activations")}
     if threads:
         torch.set_num_threads(threads)
     train_set = datasets.load(dataset, "train", data_dir)
     test_set = datasets.load(dataset, "test", data_dir)
-    options = {"width": width, "weights": weights, "activations": activations}
-    options |= {"in_channels": train_set.images.shape[1], "classes": train_set.classes}
-    if network == "vgg_small":
-        options["image_size"] = train_set.images.shape[2]
-    else:
-        try:
-            options["depths"] = [int(depth) for depth in depths.split(",")]
-        except ValueError:
-            raise click.BadParameter(f"{depths!r} is not a list of numbers like 2,2,2", param_hint="--depths") from None
-        options["stem_stride"] = stem_stride
+    options = network_options(network, given, more, train_set)
     config = training.TrainConfig(
         dataset,
         network,
@@ -152,7 +197,7 @@ def evaluate_command(model, dataset, data_dir, threads):
         if threads:
             torch.set_num_threads(threads)
         config, network = training.load_trained(model)
-        wanted, given = (datasets.SOURCES[name].shape for name in (config.dataset, dataset or config.dataset))
+        wanted, given = (datasets.image_shape(name) for name in (config.dataset, dataset or config.dataset))
         if wanted != given:
             raise BadInput(f"{model}: takes images of {list(wanted)}, {dataset} has {list(given)}")
         score = evaluate(network, datasets.load(dataset or config.dataset, "test", data_dir))
@@ -174,7 +219,7 @@ def export_command(checkpoint, output, exporter, weights, fold_batch_norm):
     """Write the network of CHECKPOINT to an ONNX file."""
     config, network = with_torch("bnncc.models.train").load_trained(checkpoint)
     export = with_torch("bnncc.models.export").export
-    export(network, output, datasets.SOURCES[config.dataset].shape, exporter, weights, fold_batch_norm)
+    export(network, output, datasets.image_shape(config.dataset), exporter, weights, fold_batch_norm)
     emit({"output": str(output), "bytes": output.stat().st_size})
 
 

@@ -1,7 +1,8 @@
 """Image data sets as NumPy arrays: MNIST, Fashion-MNIST (idx files), CIFAR-10 (binary batches), scikit-learn's digits.
 
 Files are read as their authors publish them: idx plain or gzipped, CIFAR-10's binary version (`data_batch_1.bin` ...).
-Nothing is downloaded. Every problem with a file is a `bnncc.errors.BadInput` of one line that names it.
+Nothing is downloaded. A name may be followed by classes, "mnist:3,5": only their images, and they are 0 and 1 then.
+Every problem with a file is a `bnncc.errors.BadInput` of one line that names it.
 """
 
 from __future__ import annotations
@@ -75,14 +76,31 @@ SOURCES = {
 }
 
 
+def source_of(name: str) -> tuple[str, list[int] | None]:
+    """Split "mnist:3,5" into name and classes, None for all of them. Raises `BadInput` for what is not known."""
+    base, colon, text = name.partition(":")
+    if base not in SOURCES:
+        raise BadInput(f"unknown data set {base!r}; there are: {', '.join(sorted(SOURCES))}")
+    if not colon:
+        return base, None
+    classes = [int(part) if part.isdecimal() else -1 for part in text.split(",")]
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not set(classes) <= set(range(10)):
+        raise BadInput(f"data set {name!r}: {text!r} is not two or more of the classes 0 to 9, such as 3,5")
+    return base, classes
+
+
+def image_shape(name: str) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of a data set's images. Raises `BadInput` for an unknown name."""
+    return SOURCES[source_of(name)[0]].shape
+
+
 def load(name: str, split: str, folder: str | Path | None = None) -> DataSet:
-    """Load the split "train" or "test" of a data set: "mnist", "fashion-mnist", "cifar10" or "digits".
+    """Load the split "train" or "test" of a data set: "mnist", "fashion-mnist", "cifar10" or "digits", or some classes.
 
     `folder` holds the files; left out, it is `$BNNCC_DATA/data/<name>`. "digits" is scikit-learn's and needs none.
     Raises `BadInput` for an unknown name, a missing folder or file, and a file that is truncated or of another kind.
     """
-    if name not in SOURCES:
-        raise BadInput(f"unknown data set {name!r}; there are: {', '.join(sorted(SOURCES))}")
+    full_name, (name, classes) = name, source_of(name)
     if split not in ("train", "test"):
         raise BadInput(f"unknown split {split!r}; there are: train, test")
     source = SOURCES[name]
@@ -91,7 +109,12 @@ def load(name: str, split: str, folder: str | Path | None = None) -> DataSet:
     else:
         path = _folder(source, folder)
         images, labels = _cifar10(path, split) if name == "cifar10" else _mnist(path, split, source.shape)
-    return DataSet(name, images, labels, **source.settings)
+    if classes is None:
+        return DataSet(name, images, labels, **source.settings)
+    chosen = np.isin(labels, classes)
+    number = np.zeros(10, np.int64)
+    number[classes] = np.arange(len(classes))
+    return DataSet(full_name, images[chosen], number[labels[chosen]], len(classes), **source.settings)
 
 
 def _folder(source: Source, folder: str | Path | None) -> Path:

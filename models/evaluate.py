@@ -57,12 +57,14 @@ def evaluate_onnx(path: str | Path, data: DataSet, batch: int = 500, threads: in
 
 
 def _score(predict: Callable[[np.ndarray], np.ndarray], data: DataSet, batch: int) -> Score:
-    """Score what maps float32 images [n, C, H, W] to logits [n, classes]."""
+    """Score what maps float32 images [n, C, H, W] to logits [n, classes], or [n, 1] for the second class of two."""
     correct, loss = 0, 0.0
     for start in range(0, len(data), batch):
         part = slice(start, start + batch)
         labels = data.labels[part]
         logits = predict(data.inputs(part)).astype(np.float64)
+        if logits.shape[1] == 1:
+            logits = np.hstack([np.zeros_like(logits), logits])
         correct += int((logits.argmax(1) == labels).sum())
         highest = logits.max(1)
         log_sum = highest + np.log(np.exp(logits - highest[:, None]).sum(1))

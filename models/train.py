@@ -188,6 +188,8 @@ class _Run:
         """One optimiser step; the loss before it and the logits."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             logits = self.model(images)
+        if logits.shape[1] == 1:  # of the second class; the first one's is 0
+            logits = F.pad(logits, (1, 0))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()

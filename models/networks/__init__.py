@@ -6,9 +6,16 @@ from torch import nn
 
 from bnncc.errors import BadInput
 from bnncc.models.networks.resnet import BiRealResNet
+from bnncc.models.networks.small_float import HiddenLayerCnn, LeNet, Mlp
 from bnncc.models.networks.vgg import VggSmall
 
-NETWORKS: dict[str, type[nn.Module]] = {"vgg_small": VggSmall, "bireal_resnet": BiRealResNet}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "vgg_small": VggSmall,
+    "bireal_resnet": BiRealResNet,
+    "mlp": Mlp,
+    "hidden_layer_cnn": HiddenLayerCnn,
+    "lenet": LeNet,
+}
 
 
 def build_network(name: str, **options: object) -> nn.Module:

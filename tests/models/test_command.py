@@ -86,9 +86,9 @@ def test_onnx_files_and_data_without_torch(tmp_path):
 @needs_torch
 def test_names_are_in_the_help_and_checked(tmp_path):
     _, stdout, _ = outcome("train", "--help")
-    assert "[bireal_resnet|vgg_small]" in stdout
+    assert "[bireal_resnet|hidden_layer_cnn|lenet|mlp|vgg_small]" in stdout
     stderr = command("train", "--network", "nope", "-o", tmp_path / "run", status=2)
-    assert "'nope' is not one of 'bireal_resnet', 'vgg_small'" in stderr
+    assert "'nope' is not one of 'bireal_resnet', 'hidden_layer_cnn', 'lenet', 'mlp', 'vgg_small'" in stderr
 
 
 @needs_torch
@@ -147,3 +147,18 @@ def test_bad_usage_is_status_2(tmp_path):
     assert "--depths" in command(
         "train", "--dataset", "digits", "--network", "bireal_resnet", "--depths", "a", "-o", tmp_path / "run", status=2
     )
+
+
+def test_float_network_of_two_classes(tmp_path):
+    run, model = tmp_path / "run", tmp_path / "m.onnx"
+    network = ["--network", "hidden_layer_cnn", "--option", "hidden=20", "--option", "classes=1"]
+    data = ["--dataset", "digits:3,5", "--epochs", 6, "--batch", 32]
+    lines = command("train", *data, *network, "-o", run)
+    assert lines[0]["config"]["options"] == {"in_channels": 1, "image_size": 8, "classes": 1, "hidden": 20}
+    assert lines[-1]["test_accuracy"] > 0.9
+    command("export", run / "checkpoint.pt", "-o", model)
+    (score,) = command("evaluate", model, "--dataset", "digits:3,5")
+    assert score["accuracy"] == pytest.approx(lines[-1]["test_accuracy"], abs=1e-6)  # rounded there
+    assert "takes no depths" in command("train", *data, *network, "--depths", "1", "-o", tmp_path / "x", status=2)
+    assert "is not NAME=VALUE" in command("train", *data, *network, "--option", "x", "-o", tmp_path / "x", status=2)
+    assert "classes 0 to 9" in command("train", "--dataset", "digits:3", "-o", tmp_path / "x", status=2)

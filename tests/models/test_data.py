@@ -40,6 +40,18 @@ def test_idx_plain_and_gzipped(mnist):
     assert (len(train), len(test)) == (6, 2)
 
 
+def test_some_classes_only(mnist):
+    folder, images, labels = mnist
+    some = data.load(f"mnist:{labels[3]},{labels[0]}", "train", folder)
+    chosen = np.isin(labels, labels[[3, 0]])
+    np.testing.assert_array_equal(some.images[:, 0], images[chosen])
+    np.testing.assert_array_equal(some.labels, labels[chosen] == labels[0])
+    assert some.classes == 2
+    for name in ("mnist:", "mnist:3", "mnist:3,3", "mnist:3,10", "mnist:3,x"):
+        with pytest.raises(BadInput, match="is not two or more of the classes 0 to 9"):
+            data.load(name, "train", folder)
+
+
 def test_inputs_are_scaled_float32(mnist):
     folder, images, _ = mnist
     inputs = data.load("mnist", "train", folder).inputs(np.array([4, 0]))

@@ -70,7 +70,7 @@ def test_resnet_has_a_shortcut_around_every_binary_convolution():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("alexnet", {}, "unknown network 'alexnet'; there are: bireal_resnet, vgg_small"),
+        ("alexnet", {}, "unknown network 'alexnet'; there are: bireal_resnet, hidden_layer_cnn, lenet, mlp, vgg_small"),
         ("vgg_small", {"image_size": 7}, "7 pixels are too small"),
         ("vgg_small", {"width": 0}, "at least 1"),
         ("vgg_small", {"depth": 3}, "vgg_small: .*depth"),
@@ -82,3 +82,30 @@ def test_resnet_has_a_shortcut_around_every_binary_convolution():
 def test_refused_options(name, options, message):
     with pytest.raises(BadInput, match=message):
         build_network(name, **options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        ("mlp", {}, 784 * 512 + 512 + 512 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10),
+        ("hidden_layer_cnn", {}, 16 * 10 + 32 * (144 + 1) + 1000 * (1568 + 1) + 10 * 1001),
+        ("lenet", {"activation": "relu"}, 61_706),  # LeNet-5 with all 6 maps read by each of the 16
+        ("lenet", {}, 61_706),
+    ],
+)
+def test_small_float_networks(name, options, parameters):
+    model = build_network(name, **options).eval()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert build_network(name, **options, classes=1).eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 1)
+    with pytest.raises(BadInput, match="pixels"):
+        build_network(name, **options, image_size=0)
+
+
+def test_lenet_has_the_activation_asked_for():
+    kinds = {type(module) for module in build_network("lenet", activation="sigmoid").modules()}
+    assert {nn.Sigmoid, nn.AvgPool2d} <= kinds
+    assert nn.ReLU not in kinds
+    with pytest.raises(BadInput, match="unknown activation 'swish'"):
+        build_network("lenet", activation="swish")

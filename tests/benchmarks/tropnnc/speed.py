@@ -1,6 +1,6 @@
 """How long TropNNC takes, and how much memory, on a network of VGG-16's size: 138 million random weights.
 
-python tests/benchmarks/tropnnc_speed.py [--tropnnc v2=0.9]
+python tests/benchmarks/tropnnc/speed.py [--tropnnc v2=0.9]
 """
 
 from __future__ import annotations
