@@ -156,7 +156,9 @@ class _Tropnnc(click.ParamType):
         if "," in name:
             self.fail(f"{value!r}: give --tropnnc once for each setting", param, ctx)
         name = name.replace("-", "_")
-        if name == "mode":
+        from bnncc.passes.tropnnc.settings import WORDS  # heavy to import
+
+        if name in WORDS:
             return pattern, name, number
         try:
             return pattern, name, int(number) if name == "seed" else float(number)
@@ -532,8 +534,17 @@ class _Numbers(click.ParamType):
 @click.option(
     "--keep", type=_Numbers(float), metavar="0.9,0.5", help="Shares of hidden channels. [default: 0.9,0.75,0.5,0.25]"
 )
-@click.option("--methods", metavar="A,B", help="tropnnc, tropnnc-ward, tropnnc-paper, tropnnc-single, neural-path, "
-              "zonotope, cup, thinet, l1, random. [default: all for several outputs]")  # fmt: skip
+@click.option("--target-params", type=_Numbers(float), metavar="0.8,0.6", help="Shares of all parameters instead.")
+@click.option("--target-flops", type=_Numbers(float), metavar="0.8,0.6", help="Shares of all operations instead.")
+@click.option(
+    "--methods",
+    metavar="A,B",
+    help="tropnnc, tropnnc-paper, tropnnc-algorithm-1, -algorithm-3, -svd, -sign-frozen, neural-path, zonotope, cup, "
+    "thinet, l1, random; with -ward behind: Ward's clusters. [default: most]",
+)
+@click.option("--layers", "pattern", default="*", metavar="PATTERN", help="Only layers whose names match.")
+@click.option("--activations", type=click.Choice(["relu", "any"]), default="relu", help="any: not only ReLU layers.")
+@click.option("--fold", type=click.Choice(["each", "first"]), default="each", help="When batch-norms are folded in.")
 @click.option("--seeds", type=_Numbers(int), metavar="0,1,2", help="Of K-means and random choices. [default: 0]")
 @click.option("--plot", type=_FILE, metavar="F.png", help="Draw accuracy over parameters (matplotlib).")
 @_options(_threads, _shapes, _json)
@@ -542,15 +553,26 @@ def tropnnc_table_command(
     model: Path,
     data: Path,
     keep: tuple[float, ...] | None,
+    target_params: tuple[float, ...] | None,
+    target_flops: tuple[float, ...] | None,
     methods: str | None,
+    pattern: str,
+    activations: str,
+    fold: str,
     seeds: tuple[int, ...] | None,
     plot: Path | None,
     json_file: Path | None,
     **options: Any,
 ) -> None:
-    """Compare ways to leave fewer hidden channels in MODEL.onnx, without training: accuracy by method and share."""
-    from bnncc.tropnnc_table import DEFAULT_METHODS, KEEPS, plot_table, print_table, tropnnc_table
+    """Compare ways to leave fewer hidden channels in MODEL.onnx, without training: accuracy by method and size."""
+    from bnncc.tropnnc_table import DEFAULT_METHODS, KEEPS, Which, plot_table, print_table, tropnnc_table
 
+    given = {"keep": keep, "target_params": target_params, "target_flops": target_flops}
+    given = {name: values for name, values in given.items() if values} or {"keep": KEEPS}
+    if len(given) > 1:
+        raise click.UsageError("give one of --keep, --target-params and --target-flops")
+    ((amount, values),) = given.items()
+    which = Which(pattern, activations == "any", fold == "first")
     inputs = [model, data]
     _check_json(json_file, inputs)
     _check_json(plot, inputs)
@@ -558,7 +580,7 @@ def tropnnc_table_command(
         raise BadInput(f"{plot}: the plot is a PNG; give it a name that ends in .png")
     names = DEFAULT_METHODS if methods is None else tuple(methods.split(","))
     with progress_line() as progress:
-        report = tropnnc_table(model, data, keep or KEEPS, names, seeds or (0,), _config(**options), progress)
+        report = tropnnc_table(model, data, amount, values, names, seeds or (0,), _config(**options), which, progress)
     _write_json(report, json_file, inputs)
     if plot is not None:
         plot_table(report, plot)

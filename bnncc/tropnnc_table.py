@@ -1,9 +1,11 @@
-"""TropNNC against other ways to leave fewer channels, on a user's model and data: accuracy by method and ratio."""
+"""TropNNC against other ways to leave fewer channels, on a user's model and data: accuracy by method and size."""
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,12 +21,15 @@ from bnncc.data import Samples, load_samples, model_inputs, with_input_shapes
 from bnncc.errors import BadInput
 from bnncc.model_io import load_model
 from bnncc.onnxruntime_errors import one_line, runtime_errors
-from bnncc.passes.base import Context
+from bnncc.passes.base import Context, Note
+from bnncc.passes.fold_batchnorm import FoldBatchNorm
 from bnncc.passes.prepare import default_opset
 from bnncc.passes.simplify import Simplify
+from bnncc.passes.tropnnc.compress import Choice, compress, find_layers, no_layers, reach
 from bnncc.passes.tropnnc.cost import count_flops, count_params
-from bnncc.passes.tropnnc.graph_layers import find_layers
-from bnncc.passes.tropnnc.methods import METHODS, Method, reduce_channels
+from bnncc.passes.tropnnc.graph_layers import GraphLayer
+from bnncc.passes.tropnnc.modes import MODES, Merging, Mode, Selection
+from bnncc.passes.tropnnc.rivals import RIVALS
 from bnncc.reference import as_reference
 from bnncc.session import OPTIMIZED, InferenceSession, session_options
 from bnncc.tables import count_text, table
@@ -32,17 +37,22 @@ from bnncc.tables import count_text, table
 KEEPS = (0.9, 0.75, 0.5, 0.25)
 # All but those that only layers with a single output can have.
 DEFAULT_METHODS = ("tropnnc", "tropnnc-ward", "tropnnc-paper", "neural-path", "cup", "thinet", "l1", "random")
+AMOUNTS = ("keep", "target_params", "target_flops")
 _BATCH = 250
 _SELECTION_SAMPLES = 200  # that methods which need data are given
+_LINKAGE = "-ward"  # behind a name: clusters are Ward's
 
 
 @dataclasses.dataclass
 class TableRow:
-    """A method at a ratio, over all seeds."""
+    """A method at a size, over all seeds."""
 
     method: str
-    keep: float
+    amount: str
+    """One of AMOUNTS: a share of each layer's channels, or of the network's parameters or operations."""
+    value: float
     params: int
+    """Of the last seed, as flops."""
     flops: int | None
     accuracy: float
     """Mean over the seeds."""
@@ -52,7 +62,7 @@ class TableRow:
 
 @dataclasses.dataclass
 class TableReport:
-    """What is left of a network's accuracy, by method and share of hidden channels."""
+    """What is left of a network's accuracy, by method and size."""
 
     model: str
     samples: int
@@ -67,88 +77,149 @@ class TableReport:
     notes: list[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Which:
+    """Which layers are compressed: those whose names match a pattern, with ReLU or any activation; how norms fold."""
+
+    pattern: str = "*"
+    any_activation: bool = False
+    fold_first: bool = False
+
+
+def method_names() -> list[str]:
+    """Return all methods' names; each may be followed by "-ward" for Ward's clusters."""
+    return [f"tropnnc-{name}" if name != "matched" else "tropnnc" for name in MODES] + list(RIVALS)
+
+
+def find_method(name: str) -> tuple[Mode, str | None]:
+    """Return a method and how its clusters are found, None for the usual way. Raises BadInput for an unknown name."""
+    base = name.removesuffix(_LINKAGE)
+    own = "matched" if base == "tropnnc" else base.removeprefix("tropnnc-") if base.startswith("tropnnc-") else None
+    mode = MODES.get(own) if own is not None else RIVALS.get(base)
+    if mode is None or (base != name and isinstance(mode, Selection)):
+        raise BadInput(f"unknown method {name!r}; known: {', '.join(method_names())}; clusters also with {_LINKAGE}")
+    return mode, "ward" if base != name else None
+
+
 def tropnnc_table(
     model: str | os.PathLike[str],
     data: str | os.PathLike[str],
-    keeps: Sequence[float] = KEEPS,
+    amount: str = "keep",
+    values: Sequence[float] = KEEPS,
     methods: Sequence[str] = DEFAULT_METHODS,
     seeds: Sequence[int] = (0,),
     config: Config | None = None,
+    which: Which | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TableReport:
-    """Leave shares of the channels of every hidden ReLU layer by several methods, and count who is still right.
+    """Make hidden layers smaller by several methods, and count who is still right.
 
-    `data`: an .npz file with labels, of whose first 200 samples methods that need data see the inputs; `keeps`: shares
-    above 0 and at most 1; `methods`: names in `bnncc.passes.tropnnc.methods.METHODS`. No method trains.
+    `data`: an .npz file with labels, of whose first 200 samples methods that need data see the inputs; `amount`: one of
+    AMOUNTS, and `values` its shares, above 0 and at most 1. A share of channels is left in every layer alike, by
+    K-means or Ward's clustering; for a share of the network's cost, merging methods find the constant of a distance
+    that is cut at in all layers, and selections the share of channels. `methods`: see method_names. No method trains.
 
-    Raises BadInput for a model, data, share or method that cannot be used.
+    Raises BadInput for a model, data, share, pattern or method that cannot be used.
     """
-    config, say = config or Config(), progress or (lambda text: None)
-    _check(keeps, methods)
+    config, which, say = config or Config(), which or Which(), progress or (lambda text: None)
+    for value in values:
+        if not 0 < value <= 1:
+            raise BadInput(f"{amount.replace('_', '-')} is {value:g}, not a share above 0 and at most 1")
+    found = {name: find_method(name) for name in methods}
     loaded = load_model(model)
-    name = str(loaded.path)
-    reference = as_reference(with_input_shapes(loaded.proto, config.input_shapes, name), name)
-    samples = load_samples(data, model_inputs(reference, None, name))
+    path = str(loaded.path)
+    reference = as_reference(with_input_shapes(loaded.proto, config.input_shapes, path), path)
+    samples = load_samples(data, model_inputs(reference, None, path))
     if samples.labels is None:
         raise BadInput(f"{data}: no array 'labels', without which there is no accuracy")
     with G_LOGGER.suppress():
         graph = gs.import_onnx(reference)
-        Simplify().apply(graph, Context(config=config, opset=default_opset(reference)))
-        layers, notes = find_layers(graph)
-        if not layers:
-            reasons = "; ".join(f"{note.node}: {note.text}" for note in notes[:3])
-            raise BadInput(f"{name}: no hidden ReLU layer that channels could be left out of ({reasons})")
-        judge = _Judge(samples, config.threads, name)
+        context = Context(config=config, opset=default_opset(reference))
+        Simplify().apply(graph, context)
+        judge = Judge(samples, config.threads, path)
+        params, flops = count_params(graph), count_flops(graph)
+        if amount == "target_flops" and flops is None:
+            raise BadInput(f"{path}: target-flops needs the sizes of all tensors; fix them with an input shape")
+        whole = {"keep": 1, "target_params": params, "target_flops": flops}[amount]
         report = TableReport(
-            model=name,
-            samples=samples.count,
-            seeds=list(seeds),
-            accuracy=judge.accuracy(graph),
-            params=count_params(graph),
-            flops=count_flops(graph),
-            methods={item: METHODS[item].what for item in methods},
-            rows=[],
-            notes=[f"{note.node}: {note.text}" for note in notes],
-        )
-        for item in methods:
-            for keep in keeps:
-                say(f"{item}: {keep:g} of the channels")
-                report.rows.append(_row(graph, METHODS[item], keep, seeds, judge))
+            path, samples.count, list(seeds), judge.accuracy(graph), params, flops,
+            {name: mode.what + (", Ward's clusters" if clusters else "") for name, (mode, clusters) in found.items()},
+            [], [],
+        )  # fmt: skip
+        if which.fold_first:
+            FoldBatchNorm().apply(graph, context)
+        for name, (mode, clusters) in found.items():
+            layers, notes = _layers(graph, mode, which)
+            if not layers:
+                raise no_layers(notes)
+            report.notes = report.notes or [f"{note.node}: {note.text}" for note in notes]
+            for value in values:
+                say(f"{name}: {value:g}")
+                made = [_reduced(graph, mode, clusters, amount, value * whole, seed, which, judge) for seed in seeds]
+                accuracies = [judge.accuracy(smaller) for smaller in made]
+                mean, last = float(np.mean(accuracies)), made[-1]
+                report.rows.append(
+                    TableRow(name, amount, value, count_params(last), count_flops(last), mean, accuracies)
+                )
     return report
 
 
-def _check(keeps: Sequence[float], methods: Sequence[str]) -> None:
-    for keep in keeps:
-        if not 0 < keep <= 1:
-            raise BadInput(f"keep is {keep:g}, not a share above 0 and at most 1")
-    for item in methods:
-        if item not in METHODS:
-            raise BadInput(f"unknown method {item!r}; known: {', '.join(METHODS)}")
+def _layers(graph: gs.Graph, mode: Mode, which: Which) -> tuple[list[GraphLayer], list[Note]]:
+    layers, notes = find_layers(graph, mode, which.any_activation)
+    chosen = [layer for layer in layers if fnmatch.fnmatchcase(layer.first.name, which.pattern)]
+    if layers and not chosen:
+        known = ", ".join(layer.first.name for layer in layers[:8])
+        raise BadInput(f"no layer that can be compressed is named {which.pattern!r}; there are {known}")
+    return chosen, notes
 
 
-def _row(graph: gs.Graph, method: Method, keep: float, seeds: Sequence[int], judge: _Judge) -> TableRow:
-    accuracies, record = [], judge.tensor if method.needs_data else None
-    for seed in seeds:
-        left = graph.copy()
-        reduce_channels(left, method, keep, seed, record)
-        accuracies.append(judge.accuracy(left))
-    mean = float(np.mean(accuracies))
-    return TableRow(method.name, keep, count_params(left), count_flops(left), mean, accuracies)
+def _reduced(
+    graph: gs.Graph,
+    mode: Mode,
+    clusters: str | None,
+    amount: str,
+    limit: float,
+    seed: int,
+    which: Which,
+    judge: Judge,
+) -> gs.Graph:
+    """A copy of the graph with smaller layers: of a share of channels, or that costs `limit` at most."""
+
+    def smaller(choice: Choice) -> gs.Graph:
+        copy = graph.copy()
+        compress(copy, _layers(copy, mode, which)[0], lambda node: choice, record=judge.tensor)
+        return copy
+
+    if amount == "keep":
+        return smaller(Choice("keep", limit, mode, clusters, seed))
+    threshold = mode.threshold if isinstance(mode, Merging) else "keep"
+
+    def at(constant: float) -> gs.Graph:
+        value = max(math.exp(-constant), 1e-9) if threshold == "keep" else constant
+        return smaller(Choice(threshold, value, mode, clusters, seed))
+
+    count = count_params if amount == "target_params" else count_flops
+    constant = reach(lambda constant: count(at(constant)), limit)
+    if constant is None:
+        raise BadInput(f"{amount.replace('_', '-')} of {mode.name} cannot be reached with one channel in each layer")
+    return at(constant)
 
 
-class _Judge:
+class Judge:
     """Runs graphs on samples."""
 
     def __init__(self, samples: Samples, threads: int, name: str) -> None:
         self.samples, self.threads, self.name = samples, threads, name
 
     def accuracy(self, graph: gs.Graph) -> float:
-        """Return the share of samples that the first output names rightly."""
+        """Return the share of samples that the first output names rightly, by its largest or its only column."""
         right = 0
         for result, labels in self._results(gs.export_onnx(graph, do_type_check=False)):
-            if result.ndim != 2 or result.shape[1] < 2:
+            if result.ndim != 2 or result.shape[1] < 1:
                 raise BadInput(f"{self.name}: its first output, {list(result.shape)}, does not hold classes")
-            right += int((result.argmax(axis=1) == labels).sum())
+            # A single number is the logit of the second of two classes.
+            found = result.argmax(axis=1) if result.shape[1] > 1 else result[:, 0] > 0
+            right += int((found == labels).sum())
         return right / self.samples.count
 
     def tensor(self, graph: gs.Graph, name: str) -> np.ndarray:
@@ -178,21 +249,29 @@ class _Judge:
             done += valid
 
 
+_TITLES = {
+    "keep": "Accuracy by share of hidden channels",
+    "target_params": "Accuracy by share of parameters",
+    "target_flops": "Accuracy by share of operations",
+}
+
+
 def print_table(report: TableReport, console: Console) -> None:
     """Print accuracy by method and share, and what is left of parameters and operations."""
-    keeps = list(dict.fromkeys(row.keep for row in report.rows))
-    rows = table("Accuracy by share of hidden channels")
+    values = list(dict.fromkeys(row.value for row in report.rows))
+    rows = table(_TITLES[report.rows[0].amount])
     rows.add_column("method", no_wrap=True)
-    for keep in keeps:
-        rows.add_column(f"{keep:.4g}", justify="right", no_wrap=True)
-    rows.add_row("(all channels)", *[f"{report.accuracy:.2%}"] * len(keeps))
+    for value in values:
+        rows.add_column(f"{value:.4g}", justify="right", no_wrap=True)
+    rows.add_row("(all channels)", *[f"{report.accuracy:.2%}"] * len(values))
     for name in report.methods:
         rows.add_row(name, *(_accuracy_text(row) for row in report.rows if row.method == name))
-    counted = next(iter(report.methods))  # others may find fewer clusters than asked for
-    first = [row for row in report.rows if row.method == counted]
-    rows.add_row(f"params, {counted}", *(count_text(row.params) for row in first))
-    if report.flops is not None:
-        rows.add_row(f"flops, {counted}", *(count_text(row.flops) for row in first))
+    for name in report.methods:
+        mine = [row for row in report.rows if row.method == name]
+        costs = [
+            count_text(row.params) + (f" {count_text(row.flops)}" if row.flops is not None else "") for row in mine
+        ]
+        rows.add_row(f"cost, {name}", *costs)
     console.print(rows, highlight=False)
     whole = f"{count_text(report.params)} parameters"
     if report.flops is not None:
@@ -202,7 +281,7 @@ def print_table(report: TableReport, console: Console) -> None:
         console.print(f"Means and standard deviations over seeds {', '.join(map(str, report.seeds))}")
     for name, what in report.methods.items():
         console.print(f" - {name}: {what}", highlight=False)
-    if any(METHODS[name].needs_data for name in report.methods):
+    if "thinet" in report.methods:
         console.print(f"ThiNet saw the inputs of the first {_SELECTION_SAMPLES} of these samples, but no labels.")
 
 

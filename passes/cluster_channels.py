@@ -7,6 +7,7 @@ models are held to bit for bit. How far it is from the original is measured and 
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,14 +17,12 @@ import onnx_graphsurgeon as gs
 from bnncc.errors import BadInput
 from bnncc.passes import binary_layers as bl
 from bnncc.passes import graph as g
-from bnncc.passes.base import LAYER_OPS, Context, PassResult
-from bnncc.passes.tropnnc import graph_layers
-from bnncc.passes.tropnnc.compress import Change, compress
+from bnncc.passes.base import LAYER_OPS, Context, Note, PassResult
+from bnncc.passes.fold_batchnorm import FoldBatchNorm
+from bnncc.passes.tropnnc.compress import Change, compress, find_layers, no_layers, reach
 from bnncc.passes.tropnnc.cost import count_flops, count_params
-from bnncc.passes.tropnnc.settings import TARGET_THRESHOLDS, Settings
-
-_FARTHEST = 1e4  # constants that a target is sought among
-_PRECISION = 1.002  # of the constant
+from bnncc.passes.tropnnc.graph_layers import GraphLayer
+from bnncc.passes.tropnnc.settings import Settings
 
 
 @dataclass
@@ -56,30 +55,41 @@ class ClusterChannels:
         name matches, and for a target out of reach.
         """
         _check_finite(graph)
-        layers, notes = graph_layers.find_layers(graph)
-        names = [layer.first.name for layer in layers]
-        if not layers:
-            reasons = "; ".join(f"{note.node}: {note.text}" for note in notes[:3]) or "no layers with constant weights"
-            more = f"; and {len(notes) - 3} more" if len(notes) > 3 else ""
-            raise BadInput(f"tropnnc: no hidden ReLU layer that can be compressed ({reasons}{more})")
-        for pattern, *_ in self.settings.layers:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                for note in notes:
-                    if fnmatch.fnmatchcase(note.node, pattern):
-                        raise BadInput(f"tropnnc: {pattern!r}: '{note.node}' cannot be compressed: {note.text}")
-                known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-                raise BadInput(f"tropnnc: no layer that can be compressed is named {pattern!r}; there are {known}")
         params, flops = count_params(graph), count_flops(graph)
+        if self.settings.fold_first:
+            FoldBatchNorm().apply(graph, context)
+        layers, notes = self._layers(graph)
+        if not layers:
+            raise no_layers(notes)
+        self._check_patterns([layer.first.name for layer in layers], notes)
         constant = self._solve(graph, params, flops, context.progress) if self.settings.is_target else None
         changes = compress(
-            graph, lambda name: self.settings.choice(name, constant), self.settings.radius, context.progress
+            graph, layers, lambda name: self.settings.choice(name, constant), self.settings.radius, context.progress
         )
         context.compression = Compression(
             self.settings, changes, params, count_params(graph), flops, count_flops(graph), constant
         )
+        notes += [
+            Note(layer.first.name, f"{layer.after[0].op}, not ReLU: clustered by Algorithm 2, a heuristic")
+            for layer in layers
+            if not layer.is_relu
+        ]
         result = PassResult(any(change.after < change.before for change in changes), notes)
         _record_sizes(graph, context)
         return result
+
+    def _layers(self, graph: gs.Graph) -> tuple[list[GraphLayer], list[Note]]:
+        return find_layers(graph, self.settings.mode, self.settings.any_activation)
+
+    def _check_patterns(self, names: list[str], notes: list[Note]) -> None:
+        for pattern, *_ in self.settings.layers:
+            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                continue
+            for note in notes:
+                if fnmatch.fnmatchcase(note.node, pattern):
+                    raise BadInput(f"tropnnc: {pattern!r}: '{note.node}' cannot be compressed: {note.text}")
+            known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise BadInput(f"tropnnc: no layer that can be compressed is named {pattern!r}; there are {known}")
 
     def _solve(self, graph: gs.Graph, params: int, flops: int | None, progress: Callable[[str], None] | None) -> float:
         """The smallest constant, nearly, whose result costs no more than the target."""
@@ -87,29 +97,25 @@ class ClusterChannels:
         if not by_params and flops is None:
             raise BadInput("tropnnc: target-flops needs the sizes of all tensors; fix them with an input shape")
         count, whole = (count_params, params) if by_params else (count_flops, flops)
-        limit = self.settings.value * whole
+        least = math.inf
 
         def cost(constant: float) -> int:
+            nonlocal least
             if progress is not None:
-                progress(f"tropnnc: trying {TARGET_THRESHOLDS[self.settings.mode]}={constant:.4g}")
+                progress(f"tropnnc: trying {self.settings.threshold}={constant:.4g}")
             copy = graph.copy()
-            compress(copy, lambda name: self.settings.choice(name, constant))
+            compress(copy, self._layers(copy)[0], lambda name: self.settings.choice(name, constant))
+            least = min(least, count(copy))
             return count(copy)
 
-        least = cost(_FARTHEST)
-        if least > limit:
+        found = reach(cost, self.settings.value * whole)
+        if found is None:
             what, target = ("parameters", "target-params") if by_params else ("operations", "target-flops")
             raise BadInput(
                 f"tropnnc: {target}={self.settings.value:g} cannot be reached: with one channel in each hidden layer "
                 f"there are {least / whole:.3f} of the {what} left"
             )
-        low, high = 1e-4, _FARTHEST
-        if cost(low) <= limit:
-            return low
-        while high / low > _PRECISION:
-            middle = float(np.sqrt(low * high))
-            low, high = (middle, high) if cost(middle) > limit else (low, middle)
-        return high
+        return found
 
 
 def _check_finite(graph: gs.Graph) -> None:

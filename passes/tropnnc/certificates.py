@@ -12,15 +12,32 @@ _MOST_GENERATORS, _MOST_OUTPUTS = 8, 16
 
 
 def certificates(
-    layer: HiddenLayer, labels: np.ndarray, merged: HiddenLayer, radius: float, shift: np.ndarray | None = None
+    layer: HiddenLayer,
+    labels: np.ndarray,
+    merged: HiddenLayer,
+    radius: float,
+    shift: np.ndarray | None = None,
+    *,
+    single_output: bool = False,
 ) -> dict[str, float]:
     """Return bounds, by name, of the L1 norm of the change of a layer's outputs on the ball |x| <= radius.
 
-    labels: [n] of Algorithm 2 or what follows it; shift: what is added to the outputs besides. "lipschitz" holds of any
+    labels: [n], -1 for neurons that are dropped; shift: what is added to the outputs besides. "lipschitz" holds of any
     layer (see lipschitz_bound). "theorem_11" is there where the zonotopes are small enough for their exact Hausdorff
-    distances, "proposition_14" where its conditions hold; both of layers without a shift.
+    distances, "proposition_14" where its conditions hold; both of layers without a shift. single_output: the layer is
+    merged by Algorithm 1: "proposition_12" and "angle" (see zonotopes.angle_bound) are there where their conditions
+    hold, and Proposition 14 is about something else.
     """
     rho = zonotopes.ball_factor(radius)
+    if single_output:
+        found = {
+            "proposition_12": zonotopes.proposition_12(layer, labels),
+            "angle": zonotopes.angle_bound(layer, labels),
+        }
+        if layer.neurons <= _MOST_GENERATORS:
+            found["theorem_11"] = zonotopes.theorem_11(layer, merged)
+        found["lipschitz"] = _generator_bound(layer, labels, merged)
+        return {name: rho * bound for name, bound in found.items() if bound is not None}
     bounds = {"lipschitz": rho * lipschitz_bound(layer, labels, merged)}
     if shift is not None and np.any(shift):
         bounds["lipschitz"] += float(np.abs(shift).sum())
@@ -31,6 +48,25 @@ def certificates(
     if sign_frozen is not None:
         bounds["proposition_14"] = rho * sign_frozen
     return bounds
+
+
+def output_bound(layer: HiddenLayer, radius: float) -> float:
+    """Return a bound of the L1 norm of a layer's outputs on the ball |x| <= radius: rho sum |C_ji| |(a_i, b_i)|."""
+    lengths = np.linalg.norm(layer.extended, axis=1)
+    return zonotopes.ball_factor(radius) * float(np.abs(layer.outputs).sum(axis=1) @ lengths)
+
+
+def _generator_bound(layer: HiddenLayer, labels: np.ndarray, merged: HiddenLayer) -> float:
+    """Return a bound for Algorithm 1 by Lipschitz constants, over rho: the sum of what generators differ in.
+
+    What stands for n neurons is as good as n equal ones, with the n-th part of its generator each; that of each of them
+    differs from that of a member, and the outputs by no more.
+    """
+    rows, total = np.abs(layer.outputs) * layer.extended, 0.0
+    for k, stands in enumerate(merged.extended):
+        members = rows[labels == k]
+        total += float(np.linalg.norm(members - stands / len(members), axis=1).sum())
+    return total
 
 
 def lipschitz_bound(layer: HiddenLayer, labels: np.ndarray, merged: HiddenLayer) -> float:

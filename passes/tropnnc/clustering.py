@@ -6,6 +6,8 @@ have equal labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
@@ -13,7 +15,9 @@ from scipy.spatial.distance import squareform
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
 
 LINKAGES = ("ward", "average", "complete")
+_STARTS = 10  # of K-means
 _MANY_PRODUCTS = 10**9  # of coordinates, for all distances
+_MANY_IN_KMEANS = 3 * 10**9  # of coordinates, for the distances of all vectors from all centers
 
 
 def neuron_vectors(layer: HiddenLayer, *, bias: bool = True, balanced: bool = False) -> np.ndarray:
@@ -32,21 +36,83 @@ def neuron_vectors(layer: HiddenLayer, *, bias: bool = True, balanced: bool = Fa
 
 
 def kmeans_labels(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Return labels of `count` clusters of the rows of vectors [n, f], by K-means (scikit-learn's, ten starts).
+    """Return labels of `count` clusters of the rows of vectors [n, f], by K-means (scikit-learn's).
 
+    The best of ten starts, or of fewer, one at least, where n * count * f is so large that they would take minutes.
     Where fewer rows differ than clusters are asked for, there are as many clusters as differing rows. Raises ValueError
     unless 1 <= count <= n.
     """
-    if not 1 <= count <= len(vectors):
-        raise ValueError(f"{count} clusters of {len(vectors)} neurons")
+    _check_count(vectors, count)
     from sklearn.cluster import KMeans  # heavy to import
 
-    different = np.unique(vectors, axis=0)
     if count == len(vectors):
         return np.arange(count)
-    if count >= len(different):
-        return in_order(np.unique(vectors, axis=0, return_inverse=True)[1].reshape(-1))
-    return in_order(KMeans(count, n_init=10, random_state=seed).fit_predict(vectors))
+    first, equal = np.unique(vectors, axis=0, return_inverse=True)
+    if count >= len(first):
+        return in_order(equal.reshape(-1))
+    rows = _in_fewer_dimensions(vectors)
+    work = rows.size * count
+    starts = int(np.clip(_STARTS * _MANY_IN_KMEANS // work, 1, _STARTS))
+    return in_order(KMeans(count, n_init=starts, random_state=seed).fit_predict(rows))
+
+
+def _in_fewer_dimensions(vectors: np.ndarray) -> np.ndarray:
+    """Rows [n, n] at the same distances from each other as many long vectors [n, f]; others as they are.
+
+    Long ones are numbers of single precision, and their distances good to that.
+    """
+    n, f = vectors.shape
+    if f <= n or n**2 * f < _MANY_PRODUCTS:
+        return vectors
+    triangle = np.linalg.qr(vectors.T.astype(np.float32), mode="r")  # V^T = Q R, so that V V^T = R^T R
+    return np.ascontiguousarray(triangle.T)
+
+
+def hierarchical_labels(vectors: np.ndarray, count: int, method: str = "ward") -> np.ndarray:
+    """Return labels of `count` clusters of the rows of vectors [n, f], by hierarchical clustering.
+
+    Fewer, where several merges happen at the same distance. Raises ValueError unless 1 <= count <= n.
+    """
+    _check_count(vectors, count)
+    if len(vectors) == 1:
+        return np.zeros(1, int)
+    return in_order(fcluster(merge_tree(vectors, method), count, "maxclust"))
+
+
+def _check_count(vectors: np.ndarray, count: int) -> None:
+    if not 1 <= count <= len(vectors):
+        raise ValueError(f"{count} clusters of {len(vectors)} neurons")
+
+
+def labels_by_groups(
+    groups: Sequence[np.ndarray], neurons: int, cluster: Callable[[int, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return labels [neurons] of clusters within groups: those of a group follow the one before; -1 in no group.
+
+    groups: indices of neurons, disjoint; cluster: gives the labels of a group, by its number and indices.
+    """
+    labels, used = np.full(neurons, -1), 0
+    for number, members in enumerate(groups):
+        labels[members] = used + cluster(number, members)
+        used = int(labels.max()) + 1
+    return labels
+
+
+def shares_of(sizes: Sequence[int], count: int) -> list[int]:
+    """Return `count` in proportion to the sizes of groups, the largest remainders rounded up; each at least 1.
+
+    No share is above its size. Raises ValueError where there are more groups than `count`.
+    """
+    if count < len(sizes):
+        raise ValueError(f"{count} clusters of {len(sizes)} groups of neurons")
+    count, whole = min(count, sum(sizes)), sum(sizes)
+    shares = [min(max(1, count * size // whole), size) for size in sizes]
+    while sum(shares) != count:
+        step = 1 if sum(shares) < count else -1
+        possible = [k for k, size in enumerate(sizes) if 1 <= shares[k] + step <= size]
+        k = max(possible, key=lambda k: step * (count * sizes[k] / whole - shares[k]))
+        shares[k] += step
+    return shares
 
 
 def merge_tree(vectors: np.ndarray, method: str = "ward") -> np.ndarray:

@@ -16,14 +16,19 @@ from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
 from bnncc.passes.tropnnc.variance_matching import PreActivations, cosines
 
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+OTHER_ACTIVATIONS = (
+    "Celu", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Selu", "Sigmoid", "Softplus",
+    "Softsign", "Tanh", "ThresholdedRelu",
+)  # fmt: skip
+"""Functions of single elements besides ReLU, behind which clustering is a heuristic (the paper's section 7.4)."""
 
 
 @dataclass
 class GraphLayer:
     """The channels (or neurons) between two layers of a graph, which a cluster of may be replaced by one.
 
-    affine: the per-channel additions and batch-norms between `first` and the ReLU; after: the nodes from the ReLU to
-    `second`. block: inputs of `second` for each channel, more than one behind a flattening.
+    affine: the per-channel additions and batch-norms between `first` and the activation; after: the nodes from the
+    activation to `second`. block: inputs of `second` for each channel, more than one behind a flattening.
     """
 
     first: gs.Node
@@ -38,6 +43,11 @@ class GraphLayer:
         return len(bl.weights_of(self.first))
 
     @property
+    def is_relu(self) -> bool:
+        """Return whether the activation is ReLU, which all theory is about."""
+        return self.after[0].op == "Relu"
+
+    @property
     def norm(self) -> gs.Node | None:
         """Return the batch-norm that comes first after the layer, if one does."""
         norms = [node for node in self.affine if node.op == "BatchNormalization"]
@@ -47,20 +57,23 @@ class GraphLayer:
 # ---- Finding -------------------------------------------------------------------------------------------------
 
 
-def find_layers(graph: gs.Graph) -> tuple[list[GraphLayer], list[Note]]:
-    """Return the hidden layers of a graph in its order, and one note for each other layer: why it is left alone."""
+def find_layers(graph: gs.Graph, any_activation: bool = False) -> tuple[list[GraphLayer], list[Note]]:
+    """Return the hidden layers of a graph in its order, and one note for each other layer: why it is left alone.
+
+    any_activation: those with other activations than ReLU too.
+    """
     found, notes = [], []
     for node in graph.nodes:
         if node.op not in LAYER_OPS or len(node.inputs) < 2 or g.constant(node.inputs[1]) is None:
             continue
         try:
-            found.append(_layer_from(graph, node))
+            found.append(_layer_from(graph, node, any_activation))
         except Unsuitable as reason:
             notes.append(Note(node.name, str(reason)))
     return found, notes
 
 
-def _layer_from(graph: gs.Graph, first: gs.Node) -> GraphLayer:
+def _layer_from(graph: gs.Graph, first: gs.Node, any_activation: bool) -> GraphLayer:
     _check(first)
     layer = GraphLayer(first, first)
     node, tensor = first, first.outputs[0]
@@ -69,7 +82,7 @@ def _layer_from(graph: gs.Graph, first: gs.Node) -> GraphLayer:
         if layer.after and node.op in LAYER_OPS:
             break
         if not layer.after:
-            _step_to_relu(layer, node, tensor)
+            _step_to_activation(layer, node, tensor, any_activation)
         else:
             _step_to_second(layer, node)
         tensor = node.outputs[0]
@@ -120,16 +133,17 @@ def _only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node:
     return tensor.outputs[0]
 
 
-def _step_to_relu(layer: GraphLayer, node: gs.Node, tensor: gs.Tensor) -> None:
+def _step_to_activation(layer: GraphLayer, node: gs.Node, tensor: gs.Tensor, any_activation: bool) -> None:
     affine = node.op in ("Add", "BatchNormalization") and ew.data_input(node) is tensor
-    if node.op == "Relu":
+    if node.op == "Relu" or (any_activation and node.op in OTHER_ACTIVATIONS and node.inputs[0] is tensor):
         layer.after.append(node)
     elif affine or node.op in ("Dropout", "Identity"):
         layer.affine.append(node)
     elif node.op == "Add":
         raise Unsuitable("a sum of branches follows it")
     else:
-        raise Unsuitable(f"{node.op} follows it, not ReLU")
+        possible = node.op in OTHER_ACTIVATIONS and not any_activation
+        raise Unsuitable(f"{node.op} follows it, not ReLU" + (" (activations=any: a heuristic)" if possible else ""))
 
 
 def _step_to_second(layer: GraphLayer, node: gs.Node) -> None:
@@ -196,6 +210,12 @@ def pre_activations(layer: GraphLayer) -> PreActivations | None:
     gamma, beta, _, variance = (g.constant(tensor).astype(np.float64) for tensor in norm.inputs[1:])
     std = np.abs(gamma) * np.sqrt(variance / (variance + norm.attrs.get("epsilon", 1e-5)))
     return PreActivations(beta, std, cosines(fused_layer(layer).inputs))
+
+
+def output_count(layer: GraphLayer) -> int:
+    """Return how many weights leave each channel."""
+    columns = _columns(layer.second)
+    return int(columns.size) // layer.channels
 
 
 def output_channels(layer: GraphLayer) -> np.ndarray:

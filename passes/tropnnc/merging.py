@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bnncc.passes.tropnnc.clustering import kmeans_labels
+from bnncc.passes.tropnnc.clustering import kmeans_labels, labels_by_groups, shares_of
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer, from_extended
 
 # ---- One output ----------------------------------------------------------------------------------------------
@@ -22,35 +22,26 @@ def generators(layer: HiddenLayer) -> np.ndarray:
     return np.abs(layer.outputs) * layer.extended
 
 
+def sign_groups(layer: HiddenLayer) -> list[np.ndarray]:
+    """Return the indices of neurons with positive and with negative output weight, each where there are some.
+
+    Algorithm 1 clusters within them; neurons of weight 0 are in none.
+    """
+    if layer.outputs.shape[1] != 1:
+        raise ValueError(f"the layer has {layer.outputs.shape[1]} outputs, not one")
+    weight = layer.outputs[:, 0]
+    return [some for some in (np.flatnonzero(weight > 0), np.flatnonzero(weight < 0)) if len(some)]
+
+
 def signed_labels(layer: HiddenLayer, count: int, seed: int = 0) -> np.ndarray:
     """Return the clusters of Algorithm 1: K-means on positive and on negative generators; -1 for neurons of weight 0.
 
     The two classes share `count` in proportion to their sizes, the paper's K / 2 each where they are equal; a class
     that is not empty has one cluster at least. Raises ValueError where count is less than that.
     """
-    rows, weight = generators(layer), layer.outputs[:, 0]
-    members = [np.flatnonzero(weight > 0), np.flatnonzero(weight < 0)]
-    total = sum(len(some) for some in members)
-    least = sum(len(some) > 0 for some in members)
-    if count < least:
-        raise ValueError(f"{count} clusters, where there are positive and negative generators")
-    count = min(count, total)
-    labels, used = np.full(layer.neurons, -1), 0
-    shares = _shares([len(some) for some in members], count)
-    for some, share in zip(members, shares, strict=True):
-        if share:
-            labels[some] = used + kmeans_labels(rows[some], share, seed)
-            used = labels.max() + 1
-    return labels
-
-
-def _shares(sizes: list[int], count: int) -> list[int]:
-    """`count` in proportion to two sizes, no share above its size nor, where that is not 0, below 1."""
-    if not all(sizes):
-        return [count if size else 0 for size in sizes]
-    first = round(count * sizes[0] / sum(sizes))
-    first = min(max(first, 1, count - sizes[1]), sizes[0], count - 1)
-    return [first, count - first]
+    rows, groups = generators(layer), sign_groups(layer)
+    shares = shares_of([len(some) for some in groups], count)
+    return labels_by_groups(groups, layer.neurons, lambda k, some: kmeans_labels(rows[some], shares[k], seed))
 
 
 def merge_single_output(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:

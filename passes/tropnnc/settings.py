@@ -8,12 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnncc.errors import BadInput
-from bnncc.passes.tropnnc.compress import MODES, THRESHOLDS, Choice
+from bnncc.passes.tropnnc.compress import CLUSTERS, THRESHOLDS, Choice
+from bnncc.passes.tropnnc.modes import MODES, Merging
 
 TARGETS = ("target_params", "target_flops")
 AMOUNTS = ("keep", *THRESHOLDS, *TARGETS)
-# The distance whose constant a target is solved for: the better one in either mode.
-TARGET_THRESHOLDS = {"matched": "v3", "paper": "v2"}
+WORDS = {
+    "mode": tuple(MODES),
+    "clusters": CLUSTERS,
+    "threshold": tuple(THRESHOLDS),
+    "fold": ("each", "first"),
+    "activations": ("relu", "any"),
+}
+"""Options that take one of some words."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +28,20 @@ class Settings:
     """Options of a compression.
 
     amount: one of AMOUNTS, and value its number: as in Choice, or the share of all parameters or operations of the
-    network that is to be left at most, in (0, 1]. mode, seed: as in Choice. radius: of the ball of a layer's inputs (a
-    window's, of a convolution) that error bounds are given for. layers: other amounts, keep or a distance, for layers
+    network that is to be left at most, in (0, 1]. mode, clusters, seed: as in Choice. threshold: the kind of distance
+    that a target is solved for. fold_first: batch-norms are folded into all layers before the first is compressed, and
+    not into each as it is. any_activation: layers without ReLU too. radius: of the ball of a layer's inputs (of a
+    window's, if a convolution) that error bounds are given for. layers: other amounts, keep or a distance, for layers
     whose names match patterns, the first that does.
     """
 
     amount: str
     value: float
-    mode: str = "matched"
+    mode: Merging = MODES["matched"]
+    clusters: str | None = None
+    threshold: str = "v3"
+    fold_first: bool = False
+    any_activation: bool = False
     seed: int = 0
     radius: float = 1.0
     layers: tuple[tuple[str, str, float], ...] = field(default_factory=tuple)
@@ -40,32 +53,57 @@ class Settings:
 
     def choice(self, node: str, solved: float | None = None) -> Choice:
         """Return the choice for a layer, by its first node's name; `solved`: the constant that reaches the target."""
-        for pattern, amount, value in self.layers:
+        amount, value = (self.threshold, solved) if self.is_target else (self.amount, self.value)
+        for pattern, other, number in self.layers:
             if fnmatch.fnmatchcase(node, pattern):
-                return Choice(**{amount: value}, mode=self.mode, seed=self.seed)
-        amount, value = (TARGET_THRESHOLDS[self.mode], solved) if self.is_target else (self.amount, self.value)
-        return Choice(**{amount: value}, mode=self.mode, seed=self.seed)
+                amount, value = other, number
+                break
+        return Choice(amount, value, self.mode, self.clusters, self.seed)
 
 
 def read_settings(values: Mapping[str, Any]) -> Settings:
-    """Read settings as a config file has them: an amount, `mode`, `seed`, `radius`, and `layers` by pattern.
+    """Read settings as a config file has them: an amount, words, `seed`, `radius`, and `layers` by pattern.
 
     Raises BadInput, in one line, for an unknown option, none or several amounts, and a value out of range.
     """
-    known = (*AMOUNTS, "mode", "seed", "radius", "layers")
+    known = (*AMOUNTS, *WORDS, "seed", "radius", "layers")
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name in values:
         if name not in known:
             shown = ", ".join(known).replace("_", "-")
             raise BadInput(f"tropnnc: unknown option {name!r}; known: {shown}")
     amount, value = _amount(values, AMOUNTS, "tropnnc")
-    mode, seed, radius = values.get("mode", "matched"), values.get("seed", 0), values.get("radius", 1.0)
-    if mode not in MODES:
-        raise BadInput(f"tropnnc: mode is {mode!r}, not {' or '.join(MODES)}")
+    words = {name: values[name] for name in WORDS if name in values}
+    for name, word in words.items():
+        if word not in WORDS[name]:
+            raise BadInput(f"tropnnc: {name} is {word!r}, not {', '.join(WORDS[name][:-1])} or {WORDS[name][-1]}")
+    seed, radius = values.get("seed", 0), values.get("radius", 1.0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BadInput(f"tropnnc: seed is {seed!r}, not a whole number of at least 0")
     if not _is_number(radius) or not 0 < radius < float("inf"):
         raise BadInput(f"tropnnc: radius is {radius!r}, not a number above 0")
+    layers = _layers(values)
+    mode = MODES[words.get("mode", "matched")]
+    amounts = {amount, *(other for _, other, _ in layers)}
+    if words.get("clusters") == "kmeans" and amounts != {"keep"}:
+        raise BadInput(f"tropnnc: clusters=kmeans goes with keep, not with {', '.join(sorted(amounts - {'keep'}))}")
+    if "threshold" in words and amount not in TARGETS:
+        raise BadInput("tropnnc: threshold goes with target-params and target-flops")
+    return Settings(
+        amount,
+        value,
+        mode,
+        words.get("clusters"),
+        words.get("threshold", mode.threshold),
+        words.get("fold") == "first",
+        words.get("activations") == "any",
+        seed,
+        float(radius),
+        layers,
+    )
+
+
+def _layers(values: Mapping[str, Any]) -> tuple[tuple[str, str, float], ...]:
     overrides = values.get("layers", {})
     if not isinstance(overrides, Mapping):
         raise BadInput("tropnnc: layers must be a table such as {'conv1*' = {keep = 0.5}}")
@@ -78,7 +116,7 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
             if name not in ("keep", *THRESHOLDS):
                 raise BadInput(f"{where}: unknown option {name!r}; known: keep, {', '.join(THRESHOLDS)}")
         layers.append((pattern, *_amount(options, ("keep", *THRESHOLDS), where)))
-    return Settings(amount, value, mode, seed, float(radius), tuple(layers))
+    return tuple(layers)
 
 
 def _amount(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> tuple[str, float]:

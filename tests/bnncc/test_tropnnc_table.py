@@ -36,7 +36,7 @@ def test_table(bnncc, network):
     report = json.loads((folder / "t.json").read_text())
     assert report["accuracy"] == 1
     assert report["params"] == 24 * 7 + 4 * 25
-    rows = {(row["method"], row["keep"]): row for row in report["rows"]}
+    rows = {(row["method"], row["value"]): row for row in report["rows"]}
     assert set(rows) == {(name, keep) for name in report["methods"] for keep in (0.3334, 0.125)}
     # Eight neurons are as good as their 24 copies to what puts sums in their place, and to nothing that drops them.
     for name in ("tropnnc", "tropnnc-ward", "tropnnc-paper"):
@@ -59,8 +59,12 @@ def test_table(bnncc, network):
         (["--keep", "0"], "keep is 0, not a share above 0"),
         (["--plot", "x.svg"], "x.svg: the plot is a PNG"),
         (["--keep", "half"], "'half' is not of the form"),
-        (["--methods", "tropnnc,svd"], "unknown method 'svd'; known: tropnnc, "),
-        (["--methods", "zonotope"], "method zonotope: 'fc2' has 4 outputs for a channel of 'fc1', not one"),
+        (["--methods", "tropnnc,svd"], "unknown method 'svd'; known: tropnnc, tropnnc-paper, "),
+        (["--methods", "l1-ward"], "unknown method 'l1-ward'"),
+        (["--keep", "0.5", "--target-params", "0.5"], "give one of --keep, --target-params and --target-flops"),
+        (["--target-params", "0.001"], "target-params of matched cannot be reached"),
+        (["--layers", "conv*"], "no layer that can be compressed is named 'conv*'; there are fc1"),
+        (["--methods", "zonotope"], "fc1: 'fc2' has 4 outputs for a channel, and zonotope is for one"),
     ],
 )
 def test_refusals(bnncc, network, options, message):
@@ -79,4 +83,4 @@ def test_data_without_labels(bnncc, network):
 def test_a_network_without_hidden_relus(bnncc, cnn, images):
     result = bnncc("tropnnc-table", cnn, "--data", images)
     assert result.exit_code == 2
-    assert "no hidden ReLU layer that channels could be left out of" in result.stderr
+    assert "no hidden ReLU layer that can be compressed" in result.stderr

@@ -195,16 +195,22 @@ def test_binary_layers_are_left_and_exact():
         ({"target_params": 2}, "target-params is 2, not a share"),
         ({"v2": -1}, "v2 is -1, not a distance of at least 0"),
         ({"v2": "far"}, "v2 is 'far', not a distance"),
-        ({"mode": "paper"}, "one of keep, v1, v2, v3, target-params, target-flops is to be given"),
+        ({"mode": "paper"}, "one of keep, distance, v1, v2, v3, target-params, target-flops is to be given"),
         ({"keep": 0.5, "v1": 1}, "is to be given, not keep and v1"),
-        ({"keep": 0.5, "mode": "fast"}, "mode is 'fast', not matched or paper"),
+        (
+            {"keep": 0.5, "mode": "fast"},
+            "mode is 'fast', not matched, paper, algorithm-1, algorithm-3, svd or sign-frozen",
+        ),
+        ({"keep": 0.5, "fold": "last"}, "fold is 'last', not each or first"),
+        ({"v2": 0.5, "clusters": "kmeans"}, "clusters=kmeans goes with keep, not with v2"),
+        ({"v2": 0.5, "threshold": "v1"}, "threshold goes with target-params and target-flops"),
         ({"keep": 0.5, "seed": -1}, "seed is -1"),
         ({"keep": 0.5, "radius": 0}, "radius is 0"),
         ({"keep": 0.5, "ratio": 1}, "unknown option 'ratio'"),
         ({"keep": 0.5, "layers": 3}, "layers must be a table"),
         ({"keep": 0.5, "layers": {"a": 0.5}}, "layers 'a': must be a table"),
         ({"keep": 0.5, "layers": {"a": {"mode": "paper"}}}, "layers 'a': unknown option 'mode'"),
-        ({"keep": 0.5, "layers": {"a": {}}}, "layers 'a': one of keep, v1, v2, v3 is to be given"),
+        ({"keep": 0.5, "layers": {"a": {}}}, "layers 'a': one of keep, distance, v1, v2, v3 is to be given"),
     ],
 )
 def test_settings_out_of_range(settings, message):
@@ -251,3 +257,58 @@ def test_nothing_to_compress():
     made = model("net (float[N, 3] x) => (float[N, 2] y) { y = Gemm<transB = 1>(x, w) }", {"w": np.ones((2, 3))})
     with pytest.raises(BadInput, match=r"no hidden ReLU layer that can be compressed \(gemm0: "):
         run_passes(made, Config(tropnnc={"keep": 0.5}))
+
+
+# ---- Other options -------------------------------------------------------------------------------------------
+
+
+def test_folding_first_or_each():
+    """Folded first, the batch-norm is in the clusters' vectors and unknown to matching: other results, same sizes."""
+    made, x = two_hidden(), np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    results = {}
+    for fold in ("each", "first"):
+        for keep in (1.0, 0.5):
+            outcome = run_passes(made, Config(tropnnc={"keep": keep, "fold": fold}))
+            assert outcome.compression.params_before == counted(made)[0]
+            results[fold, keep] = ort.InferenceSession(outcome.model.SerializeToString()).run(None, {"x": x})[0]
+    expected = ort.InferenceSession(made.SerializeToString()).run(None, {"x": x})[0]
+    for fold in ("each", "first"):
+        # Folding rounds scaled weights to float32.
+        np.testing.assert_allclose(results[fold, 1.0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert not np.allclose(results["each", 0.5], results["first", 0.5], rtol=1e-3)
+
+
+def test_words():
+    made = two_hidden()
+    ward = run_passes(made, Config(tropnnc={"keep": 0.5, "clusters": "ward"}))
+    assert channels(ward) == {"conv1": (12, 6), "conv2": (10, 5)}
+    v1 = run_passes(made, Config(tropnnc={"target_params": 0.5, "threshold": "v1", "clusters": "complete"}))
+    assert v1.compression.params_after <= 0.5 * v1.compression.params_before
+    again = run_passes(made, Config(tropnnc={"v1": v1.compression.constant, "clusters": "complete"}))
+    assert again.compression.params_after == v1.compression.params_after
+
+
+def test_sign_frozen_has_proposition_14():
+    rng = np.random.default_rng(3)
+    near = np.repeat(rng.normal(size=(3, 3)), 2, axis=0) + 0.01 * rng.normal(size=(6, 3))
+    leaving = np.repeat(rng.normal(size=(2, 3)), 2, axis=1)
+    made = model(
+        """net (float[N, 3] x) => (float[N, 2] y) {
+            a = Gemm<transB = 1>(x, w1, b1) b = Relu(a) y = Gemm<transB = 1>(b, w2)
+        }""",
+        {"w1": near, "b1": np.repeat(rng.normal(size=3), 2), "w2": leaving},
+    )
+    (change,) = run_passes(made, Config(tropnnc={"keep": 0.5, "mode": "sign-frozen"})).compression.changes
+    assert set(change.bounds) == {"lipschitz", "theorem_11", "proposition_14"}
+    assert 0 < change.bounds["theorem_11"] <= change.bounds["proposition_14"] < 0.2 * change.output_bound
+
+
+def test_other_activations_are_said():
+    made = two_hidden()
+    next(node for node in made.graph.node if node.name == "relu2").op_type = "Tanh"
+    assert channels(run_passes(made, Config(tropnnc={"keep": 0.5}))) == {"conv1": (12, 6)}
+    outcome = run_passes(made, Config(tropnnc={"keep": 0.5, "activations": "any"}))
+    assert channels(outcome) == {"conv1": (12, 6), "conv2": (10, 5)}
+    notes = {note.node: note.text for record in outcome.passes if record.name == "tropnnc" for note in record.notes}
+    assert notes["conv2"] == "Tanh, not ReLU: clustered by Algorithm 2, a heuristic"
+    assert [bool(change.bounds) for change in outcome.compression.changes] == [True, False]

@@ -12,8 +12,10 @@ import onnxruntime as ort
 import pytest
 
 from bnncc.passes.tropnnc import graph_layers, merging
-from bnncc.passes.tropnnc.compress import Choice, compress
+from bnncc.passes.tropnnc.compress import Choice, compress, find_layers
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
+from bnncc.passes.tropnnc.modes import MODES
+from bnncc.passes.tropnnc.rivals import RIVALS
 
 COPIES = 3
 
@@ -151,7 +153,8 @@ REFUSED = {
     "sum": ("a = Conv(x, w1) b = Add(a, x) c = Relu(b) y = Conv(c, w2)", "conv0", "a sum of branches follows it"),
     "sum after relu": ("a = Conv(x, w1) b = Relu(a) c = Add(b, x) y = Conv(c, w2)", "conv0",
                        "a sum of branches follows its ReLU"),
-    "other activation": ("a = Conv(x, w1) b = Sigmoid(a) y = Conv(b, w2)", "conv0", "Sigmoid follows it, not ReLU"),
+    "other activation": ("a = Conv(x, w1) b = Sigmoid(a) y = Conv(b, w2)",
+                          "conv0", "Sigmoid follows it, not ReLU (activations=any: a heuristic)"),
     "groups": ("a = Conv<group = 3>(x, wg) b = Relu(a) y = Conv(b, w2)", "conv0", "a convolution in groups"),
     "groups behind": ("a = Conv(x, w1) b = Relu(a) y = Conv<group = 3>(b, wg)", "conv0",
                       "'conv2' reads it: a convolution in groups"),
@@ -181,13 +184,17 @@ def test_why_layers_are_left_alone(case):
 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize(
-    "choice", [{"keep": 1.0}, {"v1": 0.0}, {"v2": 0.0}, {"v3": 0.0}, {"keep": 1.0, "mode": "paper"}]
+    "choice",
+    [
+        *(Choice(amount, 0.0) for amount in ("distance", "v1", "v2", "v3")),
+        *(Choice("keep", 1.0, mode) for mode in MODES.values() if not mode.single_output),
+    ],
 )
 def test_compressing_to_all_channels_changes_nothing(kind, choice):
     made, labels, x = network(kind, np.random.default_rng(3))
     graph = gs.import_onnx(made)
     _, notes = graph_layers.find_layers(graph)
-    changes = compress(graph, lambda name: Choice(**choice))
+    changes = compress(graph, find_layers(graph)[0], lambda name: choice)
     assert [(change.before, change.after) for change in changes] == [(len(labels), len(labels))]
     assert [note.text for note in notes] == ["the output layer"]
     expected = run(made, x)
@@ -196,9 +203,16 @@ def test_compressing_to_all_channels_changes_nothing(kind, choice):
 
 def test_compressing_to_shares_and_distances():
     made, labels, x = network("conv, batch-norm, pool, conv", np.random.default_rng(3))
-    for choice, least, most in (({"keep": 0.4}, 6, 6), ({"keep": 0.01}, 1, 1), ({"v2": 1.5}, 2, 14), ({"v1": 9}, 1, 1)):
-        graph = gs.import_onnx(made)
-        (change,) = compress(graph, lambda name, choice=choice: Choice(**choice))
+    for amount, value, clusters, least, most in (
+        ("keep", 0.4, None, 6, 6),
+        ("keep", 0.4, "average", 6, 6),
+        ("keep", 0.01, None, 1, 1),
+        ("v2", 1.5, None, 2, 14),
+        ("v2", 1.5, "complete", 2, 14),
+        ("v1", 9, None, 1, 1),
+    ):
+        graph, choice = gs.import_onnx(made), Choice(amount, value, clusters=clusters)
+        (change,) = compress(graph, find_layers(graph)[0], lambda name, choice=choice: choice)
         assert change.before == len(labels)
         assert least <= change.after <= most
         assert graph_layers.find_layers(graph)[0][0].channels == change.after
@@ -208,15 +222,91 @@ def test_compressing_to_shares_and_distances():
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({}, "one of keep, v1, v2, v3 is to be given, not none"),
-        ({"keep": 0.5, "v2": 1}, "one of keep, v1, v2, v3 is to be given, not keep and v2"),
-        ({"keep": 0}, "keep is 0; it is a share above 0 and at most 1"),
-        ({"keep": 1.5}, "keep is 1.5; it is a share above 0 and at most 1"),
-        ({"v1": -1}, "v1 is -1; it is a distance of at least 0"),
-        ({"v2": float("nan")}, "v2 is nan; it is a distance of at least 0"),
-        ({"v2": 1, "mode": "svd"}, "mode 'svd' is none of matched, paper"),
+        (("share", 0.5), "amount 'share' is none of keep, distance, v1, v2, v3"),
+        (("keep", 0), "keep is 0; it is a share above 0 and at most 1"),
+        (("keep", 1.5), "keep is 1.5; it is a share above 0 and at most 1"),
+        (("v1", -1), "v1 is -1; it is a distance of at least 0"),
+        (("v2", float("nan")), "v2 is nan; it is a distance of at least 0"),
+        (("v2", 1, MODES["svd"], "single"), "clusters 'single' is none of kmeans, ward, average, complete"),
+        (("v2", 1, MODES["svd"], "kmeans"), "v2 is a distance of hierarchical clustering, and takes a linkage"),
+        (("v2", 1, RIVALS["l1"]), "v2 is a distance of hierarchical clustering, and takes a linkage"),
     ],
 )
 def test_refused_choices(choice, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Choice(**choice)
+        Choice(*choice)
+
+
+# ---- Other modes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mode", [mode for mode in MODES.values() if not mode.single_output], ids=lambda mode: mode.name
+)
+def test_every_mode_merges_equal_channels_exactly(mode):
+    rng = np.random.default_rng(4)
+    text = """
+        net (float[N, 3, 9, 9] x) => (float[N, 4, 9, 9] y) {
+            a = Conv<pads = [1, 1, 1, 1]>(x, w1) b = BatchNormalization(a, n_gamma, n_beta, n_mean, n_var) c = Relu(b)
+            d = Conv<pads = [1, 1, 1, 1]>(c, w2, b2) e = Relu(d) y = Conv(e, w3)
+        }"""
+    given = {"w1": rng.normal(size=(5, 3, 3, 3)), **norm(rng, "n", 5), "b2": rng.normal(size=4)}
+    copies = {name: np.repeat(values, 3, axis=0) for name, values in given.items()}
+    copies["w2"] = np.repeat(np.repeat(rng.normal(size=(4, 5, 3, 3)), 3, axis=1), 3, axis=0)
+    copies["w3"] = np.repeat(rng.normal(size=(4, 4, 1, 1)), 3, axis=1)
+    made, x = model(text, copies), rng.normal(size=(3, 3, 9, 9)).astype(np.float32)
+    graph = gs.import_onnx(made)
+    changes = compress(graph, find_layers(graph)[0], lambda name: Choice("keep", 1 / 3, mode))
+    assert [(change.before, change.after) for change in changes] == [(15, 5), (12, 4)]
+    expected = run(made, x)
+    # float32: sums of a hundred products in another order, twice
+    np.testing.assert_allclose(run(gs.export_onnx(graph), x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def one_output(rng: np.random.Generator) -> onnx.ModelProto:
+    text = "net (float[N, 4] x) => (float[N, 1] y) { a = Gemm<transB = 1>(x, w1, b1) b = Relu(a) y = Gemm(b, w2) }"
+    near = np.repeat(rng.normal(size=(5, 4)), 2, axis=0) + 0.05 * rng.normal(size=(10, 4))
+    weights = np.repeat([1.0, -2.0, 0.5, 3.0, -1.0], 2)[:, None]
+    return model(text, {"w1": near, "b1": np.repeat(rng.normal(size=5), 2), "w2": weights})
+
+
+@pytest.mark.parametrize("choice", [("keep", 0.5), ("v2", 0.2)])
+def test_algorithm_1_in_a_graph_has_its_bounds(choice):
+    rng = np.random.default_rng(6)
+    made, radius = one_output(rng), 2.0
+    graph = gs.import_onnx(made)
+    mode = MODES["algorithm-1"]
+    (change,) = compress(graph, find_layers(graph, mode)[0], lambda name: Choice(*choice, mode), radius)
+    assert (change.before, change.after) == (10, 5)
+    assert set(np.unique(graph.nodes[-1].inputs[1].values)) == {-1.0, 1.0}
+    x = rng.normal(size=(2000, 4))
+    x = (radius * x / np.linalg.norm(x, axis=1, keepdims=True) * rng.random((2000, 1)) ** 0.25).astype(np.float32)
+    error = np.abs(run(gs.export_onnx(graph), x) - run(made, x)).max()
+    assert set(change.bounds) == {"proposition_12", "angle", "lipschitz"}
+    assert 0 < error <= change.bounds["angle"] < change.bounds["proposition_12"] < change.output_bound
+    assert error <= change.bounds["lipschitz"]
+
+
+def test_modes_for_one_output_leave_layers_with_several():
+    made, *_ = network("conv, batch-norm, pool, conv", np.random.default_rng(3))
+    layers, notes = find_layers(gs.import_onnx(made), MODES["algorithm-1"])
+    assert not layers
+    assert any(note.text.endswith("outputs for a channel, and algorithm-1 is for one") for note in notes)
+
+
+def test_other_activations_on_request():
+    """Copies of neurons behind tanh merge exactly by Algorithm 2, whatever mode is asked for; without bounds."""
+    rng = np.random.default_rng(8)
+    text = "net (float[N, 4] x) => (float[N, 3] y) { a = Gemm<transB = 1>(x, w1, b1) b = Tanh(a) y = Gemm(b, w2) }"
+    rows, bias = np.repeat(rng.normal(size=(4, 4)), 3, axis=0), np.repeat(rng.normal(size=4), 3)
+    made = model(text, {"w1": rows, "b1": bias, "w2": np.repeat(rng.normal(size=(4, 3)), 3, axis=0)})
+    layers, notes = find_layers(gs.import_onnx(made))
+    assert not layers
+    assert notes[0].text == "Tanh follows it, not ReLU (activations=any: a heuristic)"
+    x = rng.normal(size=(20, 4)).astype(np.float32)
+    for mode in (MODES["matched"], MODES["paper"], MODES["svd"]):
+        graph = gs.import_onnx(made)
+        layers, _ = find_layers(graph, any_activation=True)
+        (change,) = compress(graph, layers, lambda name, mode=mode: Choice("keep", 1 / 3, mode), radius=1.0)
+        assert (change.before, change.after, change.bounds) == (12, 4, {})
+        np.testing.assert_allclose(run(gs.export_onnx(graph), x), run(made, x), atol=1e-5)  # sums in float32

@@ -164,7 +164,7 @@ def test_odd_numbers_of_clusters_are_shared_in_proportion(weights, count, sizes)
 
 def test_one_cluster_cannot_serve_both_signs():
     layer = HiddenLayer(np.eye(2), np.zeros(2), np.array([[1.0], [-1.0]]))
-    with pytest.raises(ValueError, match="positive and negative"):
+    with pytest.raises(ValueError, match="1 clusters of 2 groups"):
         merging.signed_labels(layer, 1)
 
 
@@ -257,3 +257,23 @@ def test_trees_of_many_long_vectors(monkeypatch):
     np.testing.assert_allclose(tree, plain, rtol=1e-9, atol=1e-9)
     for distance in np.quantile(plain[:, 2], [0.2, 0.5, 0.9]):
         np.testing.assert_array_equal(clustering.cut(tree, distance), clustering.cut(plain, distance))
+
+
+def test_kmeans_of_many_long_vectors(monkeypatch):
+    """In as many dimensions as vectors: the same clusters, where they are clear."""
+    rng = np.random.default_rng(0)
+    centers = rng.standard_normal((8, 300))
+    vectors = np.repeat(centers, 5, axis=0) + 0.1 * rng.standard_normal((40, 300))
+    expected = np.repeat(np.arange(8), 5)
+    np.testing.assert_array_equal(clustering.kmeans_labels(vectors, 8), expected)
+    monkeypatch.setattr(clustering, "_MANY_PRODUCTS", 1)
+    monkeypatch.setattr(clustering, "_MANY_IN_KMEANS", 1)
+    np.testing.assert_array_equal(clustering.kmeans_labels(vectors, 8), expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "shares"),
+    [([6], 4, [4]), ([3, 3], 3, [2, 1]), ([9, 1], 2, [1, 1]), ([9, 1], 5, [4, 1]), ([2, 3], 9, [2, 3]), ([], 0, [])],
+)
+def test_shares(sizes, count, shares):
+    assert clustering.shares_of(sizes, count) == shares

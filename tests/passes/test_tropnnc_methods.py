@@ -9,12 +9,19 @@ import pytest
 from test_cluster_channels import two_hidden
 from test_tropnnc_graphs import model, run
 
-from bnncc.errors import BadInput
 from bnncc.passes.tropnnc import graph_layers
-from bnncc.passes.tropnnc.methods import METHODS, kernel_norms, reduce_channels
+from bnncc.passes.tropnnc.compress import Choice, compress, find_layers
+from bnncc.passes.tropnnc.modes import MODES, Mode
+from bnncc.passes.tropnnc.rivals import RIVALS, kernel_norms
 from bnncc.passes.tropnnc.thinet import contributions, select_channels
 
-SEVERAL_OUTPUTS = [name for name in METHODS if name not in ("tropnnc-single", "zonotope")]
+SEVERAL_OUTPUTS = [mode for mode in (*MODES.values(), *RIVALS.values()) if not getattr(mode, "single_output", False)]
+
+
+def reduce_channels(graph: gs.Graph, mode: Mode, keep: float, seed: int = 0, record=None):
+    return compress(
+        graph, find_layers(graph, mode)[0], lambda name: Choice("keep", keep, mode, seed=seed), record=record
+    )
 
 
 def recorder(x: np.ndarray):
@@ -33,13 +40,13 @@ def inputs(seed: int, count: int = 20) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", SEVERAL_OUTPUTS)
-def test_shares_of_channels(name):
+@pytest.mark.parametrize("mode", SEVERAL_OUTPUTS, ids=lambda mode: mode.name)
+def test_shares_of_channels(mode):
     made, x = two_hidden(), inputs(1)
     expected = run(made, x)
     for keep, counts in ((1.0, [12, 10]), (0.5, [6, 5]), (0.01, [1, 1])):
         graph = gs.import_onnx(made)
-        changes = reduce_channels(graph, METHODS[name], keep, 3, recorder(x))
+        changes = reduce_channels(graph, mode, keep, 3, recorder(x))
         assert [change.after for change in changes] == counts
         found = run(gs.export_onnx(graph), x)
         assert found.shape == expected.shape
@@ -89,7 +96,7 @@ def test_l1_keeps_the_largest():
     made = model("net (float[N, 4] x) => (float[N, 3] y) { a = Gemm<transB = 1>(x, w1) b = Relu(a) y = Gemm(b, w2) }",
                  {"w1": weight, "w2": rng.normal(size=(6, 3))})  # fmt: skip
     graph = gs.import_onnx(made)
-    reduce_channels(graph, METHODS["l1"], 0.5)
+    reduce_channels(graph, RIVALS["l1"], 0.5)
     (layer,), _ = graph_layers.find_layers(graph)
     np.testing.assert_allclose(graph_layers.raw_layer(layer).inputs, weight[[0, 2, 4]].astype(np.float32))
 
@@ -106,19 +113,25 @@ def test_cup_keeps_the_largest_of_each_cluster():
     np.testing.assert_allclose(
         kernel_norms(layer), np.hstack([np.repeat(size[:, None], 4, 1), np.full((6, 3), 2)]), rtol=1e-6
     )
-    reduce_channels(graph, METHODS["cup"], 2 / 6)
+    reduce_channels(graph, RIVALS["cup"], 2 / 6)
     (left,), _ = graph_layers.find_layers(graph)
     np.testing.assert_allclose(np.abs(graph_layers.raw_layer(left).inputs[:, 0]), [1.02, 4.1], rtol=1e-6)
 
 
-def test_methods_for_one_output():
+def test_zonotope_kmeans_has_means_where_algorithm_1_has_sums():
     rng = np.random.default_rng(2)
     text = "net (float[N, 4] x) => (float[N, 1] y) { a = Gemm<transB = 1>(x, w1, b1) b = Relu(a) y = Gemm(b, w2) }"
     made = model(text, {"w1": rng.normal(size=(10, 4)), "b1": rng.normal(size=10), "w2": rng.normal(size=(10, 1))})
-    for name in ("tropnnc-single", "zonotope"):
+    rows = []
+    for mode in (RIVALS["zonotope"], MODES["algorithm-1"]):
         graph = gs.import_onnx(made)
-        (change,) = reduce_channels(graph, METHODS[name], 0.4)
+        (change,) = reduce_channels(graph, mode, 0.4)
         assert (change.before, change.after) == (10, 4)
         assert set(np.unique(graph.nodes[-1].inputs[1].values)) <= {-1.0, 1.0}
-        with pytest.raises(BadInput, match=f"method {name}: 'conv2' has 90 outputs for a channel of 'conv1', not one"):
-            reduce_channels(gs.import_onnx(two_hidden()), METHODS[name], 0.5)
+        rows.append(np.column_stack([graph.nodes[0].inputs[1].values, graph.nodes[0].inputs[2].values]))
+        layers, notes = find_layers(gs.import_onnx(two_hidden()), mode)
+        assert not layers
+        assert f"'conv2' has 90 outputs for a channel, and {mode.name} is for one" in [note.text for note in notes]
+    times = rows[1] / rows[0]
+    np.testing.assert_allclose(times, np.round(times[:, :1]) * np.ones(5), rtol=1e-5)  # float32
+    assert np.round(times[:, 0]).sum() == 10

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from bnncc.passes.tropnnc.compress import Choice, compress
+from bnncc.passes.tropnnc.compress import Choice, compress, find_layers
 from bnncc.passes.tropnnc.cost import count_params
 
 CHANNELS = [64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool"]
@@ -62,13 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tropnnc", default="v2=1.3", metavar="NAME=VALUE", help="keep, v1, v2 or v3 [v2=1.3]")
     name, value = parser.parse_args().tropnnc.split("=")
-    choice = Choice(**{name: float(value)})
+    choice = Choice(name, float(value))
     with G_LOGGER.suppress():
         graph = gs.import_onnx(vgg_16())
     before = count_params(graph)
     made = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    changes = compress(graph, lambda node: choice, radius=1.0, progress=print)
+    changes = compress(graph, find_layers(graph)[0], lambda node: choice, radius=1.0, progress=print)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{seconds:.1f} s; {before:,} to {count_params(graph):,} parameters; peak {peak:.0f} MiB ({made:.0f} before)")
