@@ -528,6 +528,59 @@ class _Numbers(click.ParamType):
             self.fail(f"{value!r} is not of the form 1,2,3", param, ctx)
 
 
+@main.command("tropnnc-sweep")
+@_model
+@click.option("--data", type=_FILE, metavar="X.npz", help='Inputs by name, and "labels" for accuracies.')
+@click.option("--target-params", type=_Numbers(float), metavar="0.8,0.6", help="Shares of all parameters. "
+              "[default: 0.9,0.8,...,0.4]")  # fmt: skip
+@click.option("--target-flops", type=_Numbers(float), metavar="0.8,0.6", help="Shares of all operations instead.")
+@click.option("--thresholds", metavar="v1,v2", help="Kinds of distance to cut at. [default: v1,v2,v3]")
+@click.option("--plot", type=_FILE, metavar="F.png", help="Draw it over parameters (matplotlib).")
+@_options(_tropnnc, _threads, _shapes, _json)
+@_verbose_option
+def tropnnc_sweep_command(
+    model: Path,
+    data: Path | None,
+    target_params: tuple[float, ...] | None,
+    target_flops: tuple[float, ...] | None,
+    thresholds: str | None,
+    plot: Path | None,
+    tropnnc: Sequence[tuple[str, str, Any]],
+    json_file: Path | None,
+    **options: Any,
+) -> None:
+    """Show what sizes of MODEL.onnx TropNNC can reach, and what each costs; which of them no other is better than."""
+    from bnncc.tropnnc_sweep import SHARES, THRESHOLDS, plot_sweep, print_sweep, tropnnc_sweep
+
+    if target_params and target_flops:
+        raise click.UsageError("give one of --target-params and --target-flops")
+    inputs = [model, data]
+    _check_files(json_file, plot, inputs)
+    with progress_line() as progress:
+        report = tropnnc_sweep(
+            model,
+            data,
+            "target_flops" if target_flops else "target_params",
+            target_flops or target_params or SHARES,
+            THRESHOLDS if thresholds is None else tuple(thresholds.split(",")),
+            _tropnnc_settings(tropnnc, Config()),
+            _config(**options),
+            progress,
+        )
+    _write_json(report, json_file, inputs)
+    if plot is not None:
+        plot_sweep(report, plot)
+    emit_tables(lambda console: print_sweep(report, console))
+
+
+def _check_files(json_file: Path | None, plot: Path | None, inputs: Sequence[Path | None]) -> None:
+    """Refuse impossible files before the work."""
+    _check_json(json_file, inputs)
+    _check_json(plot, inputs)
+    if plot is not None and plot.suffix != ".png":
+        raise BadInput(f"{plot}: the plot is a PNG; give it a name that ends in .png")
+
+
 @main.command("tropnnc-table")
 @_model
 @click.option("--data", type=_FILE, required=True, metavar="X.npz", help='Inputs by name, and "labels".')
@@ -574,10 +627,7 @@ def tropnnc_table_command(
     ((amount, values),) = given.items()
     which = Which(pattern, activations == "any", fold == "first")
     inputs = [model, data]
-    _check_json(json_file, inputs)
-    _check_json(plot, inputs)
-    if plot is not None and plot.suffix != ".png":
-        raise BadInput(f"{plot}: the plot is a PNG; give it a name that ends in .png")
+    _check_files(json_file, plot, inputs)
     names = DEFAULT_METHODS if methods is None else tuple(methods.split(","))
     with progress_line() as progress:
         report = tropnnc_table(model, data, amount, values, names, seeds or (0,), _config(**options), which, progress)

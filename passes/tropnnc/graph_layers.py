@@ -13,6 +13,7 @@ from bnncc.passes import graph as g
 from bnncc.passes.affine import batchnorm
 from bnncc.passes.base import LAYER_OPS, Note, Unsuitable
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
+from bnncc.passes.tropnnc.input_statistics import correlated, means
 from bnncc.passes.tropnnc.variance_matching import PreActivations, cosines
 
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -203,13 +204,21 @@ def fused_layer(layer: GraphLayer) -> HiddenLayer:
 
 
 def pre_activations(layer: GraphLayer) -> PreActivations | None:
-    """Return what a batch-norm right before the ReLU says of the pre-activations; None where there is none."""
-    norm = layer.norm
-    if norm is None:
+    """Return what the pre-activations are like, as far as that is known; None for linear layers without batch-norm.
+
+    A batch-norm right before the ReLU says mean and deviation; otherwise they, and correlations in any case, are those
+    of what a convolution makes of inputs as input_statistics has them.
+    """
+    fused, norm = fused_layer(layer), layer.norm
+    kernels = fused.inputs.reshape(bl.weights_of(layer.first).shape)
+    rows = correlated(kernels)
+    if norm is not None:
+        gamma, beta, _, variance = (g.constant(tensor).astype(np.float64) for tensor in norm.inputs[1:])
+        std = np.abs(gamma) * np.sqrt(variance / (variance + norm.attrs.get("epsilon", 1e-5)))
+        return PreActivations(beta, std, cosines(rows))
+    if layer.first.op != "Conv":
         return None
-    gamma, beta, _, variance = (g.constant(tensor).astype(np.float64) for tensor in norm.inputs[1:])
-    std = np.abs(gamma) * np.sqrt(variance / (variance + norm.attrs.get("epsilon", 1e-5)))
-    return PreActivations(beta, std, cosines(fused_layer(layer).inputs))
+    return PreActivations(fused.bias + means(kernels), np.linalg.norm(rows, axis=1), cosines(rows))
 
 
 def output_count(layer: GraphLayer) -> int:

@@ -36,8 +36,8 @@ def sign_groups(layer: HiddenLayer) -> list[np.ndarray]:
 def signed_labels(layer: HiddenLayer, count: int, seed: int = 0) -> np.ndarray:
     """Return the clusters of Algorithm 1: K-means on positive and on negative generators; -1 for neurons of weight 0.
 
-    The two classes share `count` in proportion to their sizes, the paper's K / 2 each where they are equal; a class
-    that is not empty has one cluster at least. Raises ValueError where count is less than that.
+    The two classes share `count` in proportion to their sizes, the paper's K / 2 each where they are equal, one cluster
+    at least (see clustering.shares_of). Raises ValueError where there are fewer clusters than classes.
     """
     rows, groups = generators(layer), sign_groups(layer)
     shares = shares_of([len(some) for some in groups], count)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnncc.passes.tropnnc import clustering, graph_layers, merging, norm_matching
+from bnncc.passes.tropnnc import clustering, graph_layers, merging
 from bnncc.passes.tropnnc import variance_matching as vm
 from bnncc.passes.tropnnc.graph_layers import GraphLayer
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
+from bnncc.passes.tropnnc.least_squares import merge_least_squares
 
 Reduced = tuple[HiddenLayer, "np.ndarray | None"]
 ITERATIONS = 10  # of Algorithm 3 and the sign-frozen variant
@@ -65,9 +66,14 @@ def raw_vectors(layer: GraphLayer) -> np.ndarray:
     return clustering.neuron_vectors(graph_layers.raw_layer(layer), bias=layer.norm is None)
 
 
-def balanced_vectors(layer: GraphLayer) -> np.ndarray:
-    """Return the same with input and output weights of each channel scaled to one norm."""
-    return clustering.neuron_vectors(graph_layers.raw_layer(layer), bias=layer.norm is None, balanced=True)
+def matched_vectors(layer: GraphLayer) -> np.ndarray:
+    """Return raw weights without biases, input and output weights of each channel scaled to one norm.
+
+    Of linear layers without batch-norm, Algorithm 2's vectors: few clusters of others mix what differs.
+    """
+    if layer.first.op != "Conv" and layer.norm is None:
+        return raw_vectors(layer)
+    return clustering.neuron_vectors(graph_layers.raw_layer(layer), bias=False, balanced=True)
 
 
 def fused_vectors(layer: GraphLayer) -> np.ndarray:
@@ -89,14 +95,12 @@ def of_fused(merge: Callable[[HiddenLayer, np.ndarray], HiddenLayer]) -> Callabl
 
 
 def merge_matched(layer: GraphLayer, labels: np.ndarray) -> Reduced:
-    """Variance matching where a batch-norm tells of the pre-activations; else norms, or least squares if linear."""
+    """Variance matching for convolutions, and where a batch-norm tells of the pre-activations; else least squares."""
     fused, given = graph_layers.fused_layer(layer), graph_layers.pre_activations(layer)
     if given is not None:
         result = vm.merge_variance_matched(fused, labels, given, graph_layers.output_channels(layer))
         return result.layer, result.shift
-    if layer.first.op == "Conv":
-        return norm_matching.merge_norm_rescaled(fused, labels), None
-    return norm_matching.merge_least_squares(fused, labels), None
+    return merge_least_squares(fused, labels), None
 
 
 def iterated(merge: Callable[[HiddenLayer, np.ndarray, int], HiddenLayer]) -> Callable:
@@ -107,7 +111,7 @@ def iterated(merge: Callable[[HiddenLayer, np.ndarray, int], HiddenLayer]) -> Ca
 MODES: dict[str, Merging] = {
     mode.name: mode
     for mode in (
-        Merging("matched", "TropNNC, variances, norms or least squares matched", balanced_vectors, merge_matched,
+        Merging("matched", "TropNNC, variances matched, or least squares", matched_vectors, merge_matched,
                 threshold="v3"),
         Merging("paper", "TropNNC, Algorithm 2", raw_vectors, of_fused(merging.merge_multi_output),
                 any_activation=True),

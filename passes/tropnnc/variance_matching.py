@@ -1,9 +1,9 @@
 """Merging neurons without data beyond the paper: by what is known of the distribution of their pre-activations.
 
 Averaging the input weights of neurons that are not parallel shrinks the variance of what comes out of them, layer
-after layer. Where a batch-norm follows the first map, it says what the pre-activations are like: z_i ~ N(mean_i,
-std_i^2) over the data that it was trained on; their correlations are taken for the cosines of the input weights, as
-they are for inputs that are white. From that follow the covariances of the ReLUs, to which the merged layer is fitted.
+after layer. What pre-activations are like is known well enough to undo that: z_i ~ N(mean_i, std_i^2) as a batch-norm
+after the first map says it, or as a convolution makes them of inputs that are like most (input_statistics); so are their
+correlations. From that follow the covariances of the ReLUs, to which the merged layer is fitted.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
@@ -149,3 +150,23 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no optional data at {folder} (set BNNCC_DATA)")
     return folder
+
+
+@pytest.fixture
+def network(builder, tmp_path):
+    """A file with hidden layers of 16 and 12 channels, and labelled samples on which the network is always right."""
+    b = builder(3)
+    b.node("Conv", ["x", b.floats("w1", 16, 3, 3, 3), b.floats("b1", 16)], "conv1", pads=[1, 1, 1, 1])
+    b.node("Relu", ["conv1"], "relu1")
+    b.node("Conv", ["relu1", b.floats("w2", 12, 16, 3, 3), b.floats("b2", 12)], "conv2", strides=[2, 2])
+    b.node("Relu", ["conv2"], "relu2")
+    b.node("GlobalAveragePool", ["relu2"], "pool")
+    b.node("Flatten", ["pool"], "flat")
+    b.node("Gemm", ["flat", b.floats("w3", 4, 12), b.floats("b3", 4)], "fc", transB=1)
+    path = tmp_path / "net.onnx"
+    onnx.save(b.model({"x": ["N", 3, 9, 9]}, {"fc": ["N", 4]}), path)
+    x = np.random.default_rng(1).standard_normal((60, 3, 9, 9)).astype(np.float32)
+    labels = ort.InferenceSession(path).run(None, {"x": x})[0].argmax(axis=1)
+    np.savez(tmp_path / "x.npz", x=x, labels=labels)
+    np.savez(tmp_path / "unlabelled.npz", x=x)
+    return path

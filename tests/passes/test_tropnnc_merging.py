@@ -273,7 +273,7 @@ def test_kmeans_of_many_long_vectors(monkeypatch):
 
 @pytest.mark.parametrize(
     ("sizes", "count", "shares"),
-    [([6], 4, [4]), ([3, 3], 3, [2, 1]), ([9, 1], 2, [1, 1]), ([9, 1], 5, [4, 1]), ([2, 3], 9, [2, 3]), ([], 0, [])],
+    [([6], 4, [4]), ([3, 3], 3, [1, 1]), ([9, 1], 2, [1, 1]), ([9, 1], 5, [4, 1]), ([2, 3], 9, [2, 3]), ([], 0, [])],
 )
 def test_shares(sizes, count, shares):
     assert clustering.shares_of(sizes, count) == shares

@@ -20,14 +20,9 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from bnncc.config import Config
-from bnncc.data import load_samples, model_inputs
-from bnncc.model_io import load_model
 from bnncc.models import data as datasets
-from bnncc.passes.base import Context
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
-from bnncc.passes.prepare import default_opset
-from bnncc.passes.simplify import Simplify
-from bnncc.passes.tropnnc import clustering, graph_layers, merging, norm_matching
+from bnncc.passes.tropnnc import clustering, graph_layers, merging
 from bnncc.passes.tropnnc import variance_matching as vm
 from bnncc.passes.tropnnc.compress import Choice, compress, find_layers, reach
 from bnncc.passes.tropnnc.cost import count_flops, count_params
@@ -35,8 +30,7 @@ from bnncc.passes.tropnnc.graph_layers import GraphLayer
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer, from_extended
 from bnncc.passes.tropnnc.modes import MODES, Merging, Reduced, fused_vectors, of_fused
 from bnncc.passes.tropnnc.rivals import RIVALS, kernel_norms
-from bnncc.reference import as_reference
-from bnncc.tropnnc_table import Judge
+from bnncc.tropnnc_judge import Judge, load_network
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # that the networks were trained with
 CUP, PAPER, MATCHED = RIVALS["cup"], MODES["paper"], MODES["matched"]
@@ -76,17 +70,14 @@ class Network:
 
     def __init__(self, name: str, folder: Path | None) -> None:
         path = Path(os.environ["BNNCC_DATA"]) / "models" / "resnet-cifar10-float" / f"{name}_cifar10.onnx"
-        reference = as_reference(load_model(path).proto, str(path))
-        self.graph = gs.import_onnx(reference)
-        self.context = Context(config=Config(), opset=default_opset(reference))
-        Simplify().apply(self.graph, self.context)
+        network = load_network(path, Config())
+        self.graph, self.context = network.graph, network.context
         test = datasets.load("cifar10", "test", folder)
         pixels = (test.images / 255.0 - MEAN[:, None, None]) / STD[:, None, None]
-        inputs = {self.graph.inputs[0].name: pixels.astype(np.float32), "labels": test.labels}
         with tempfile.TemporaryDirectory() as temporary:
-            np.savez(Path(temporary) / "test.npz", **inputs)
-            samples = load_samples(Path(temporary) / "test.npz", model_inputs(reference, None, str(path)))
-        self.judge = Judge(samples, 0, str(path))
+            data = Path(temporary) / "test.npz"
+            np.savez(data, **{self.graph.inputs[0].name: pixels.astype(np.float32), "labels": test.labels})
+            self.judge = Judge(network, data, 0)
         self.params = count_params(self.graph)
 
     def measure(self, table: str, case: Case) -> Row:
@@ -143,6 +134,16 @@ def sum_inputs(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
     return from_extended(rows, merging.sums_of_clusters(labels, layer.outputs) / sizes)
 
 
+def norms_matched(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
+    """N1: Algorithm 2 with input weights and biases as long as their members' are on average."""
+    start = merging.merge_multi_output(layer, labels)
+    lengths = np.linalg.norm(layer.inputs, axis=1, keepdims=True)
+    wanted = merging.sums_of_clusters(labels, lengths) / np.bincount(labels)[:, None]
+    there = np.linalg.norm(start.inputs, axis=1, keepdims=True)
+    return from_extended(start.extended * np.divide(wanted, there, out=np.ones_like(wanted), where=there > 0),
+                         start.outputs)  # fmt: skip
+
+
 def rescaled(layer: GraphLayer, labels: np.ndarray) -> Reduced:
     """N2: merged pre-activations have their members' mean variance."""
     fused, given = graph_layers.fused_layer(layer), graph_layers.pre_activations(layer)
@@ -186,7 +187,7 @@ def ablation(limit: float) -> list[Case]:
         Case("  Algorithm 3", MODES["algorithm-3"], limit),
         Case("  its limit (SVD)", MODES["svd"], limit),
         Case("  its sign-frozen variant", MODES["sign-frozen"], limit),
-        Case("  norms matched (N1)", replace(PAPER, merge=of_fused(norm_matching.merge_norm_rescaled)), limit),
+        Case("  norms matched (N1)", replace(PAPER, merge=of_fused(norms_matched)), limit),
         Case("  variance of pre-activations matched (N2)", replace(PAPER, merge=rescaled), limit),
         Case("Variance matching (mode=matched): balanced vectors, v3", MATCHED, limit),
         Case("  vectors: raw", replace(MATCHED, vectors=PAPER.vectors), limit),

@@ -1,26 +1,12 @@
-"""Merging neurons without data beyond the paper where nothing is known of their pre-activations: by weights alone."""
+"""Merging neurons of linear layers beyond the paper, without data: output weights by least squares."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer, from_extended
-from bnncc.passes.tropnnc.merging import merge_multi_output, sums_of_clusters
+from bnncc.passes.tropnnc.merging import merge_multi_output
 from bnncc.passes.tropnnc.variance_matching import cosines
-
-
-def merge_norm_rescaled(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
-    """Return Algorithm 2's layer with each neuron's input weights and bias as long as its members' are on average.
-
-    Means of vectors that are not parallel are shorter than those, and what they give is smaller; where they cancel,
-    they are left as they are.
-    """
-    start = merge_multi_output(layer, labels)
-    lengths = np.linalg.norm(layer.inputs, axis=1, keepdims=True)
-    wanted = sums_of_clusters(labels, lengths) / np.bincount(labels)[:, None]
-    there = np.linalg.norm(start.inputs, axis=1, keepdims=True)
-    factor = np.divide(wanted, there, out=np.ones_like(wanted), where=there > 1e-12 * wanted)
-    return HiddenLayer(start.inputs * factor, start.bias * factor[:, 0], start.outputs)
 
 
 def arc_cosine_kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
