@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -259,12 +260,20 @@ def plot_table(report: TableReport, path: Path) -> None:
         raise BadInput("a plot needs matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
+    draw_table(report, axes)
+    axes.set_title(f"{Path(report.model).name}, {report.samples} samples, no training", fontsize=11)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def draw_table(report: TableReport, axes: Any, over_channels: bool = False) -> None:
+    """Draw accuracy over the parameters that are left, or over the share of channels, into matplotlib's axes."""
     axes.axhline(100 * report.accuracy, color="gray", linewidth=1, linestyle=":", label="all channels")
     for name, marker in zip(report.methods, itertools.cycle("osD^vP*Xd<"), strict=False):
-        rows = sorted((row for row in report.rows if row.method == name), key=lambda row: row.params)
+        rows = sorted((row for row in report.rows if row.method == name), key=lambda row: (row.params, row.value))
         own = name.startswith("tropnnc")
         axes.errorbar(
-            [row.params / report.params for row in rows],
+            [row.value if over_channels else row.params / report.params for row in rows],
             [100 * row.accuracy for row in rows],
             [100 * float(np.std(row.accuracies)) for row in rows],
             marker=marker,
@@ -274,10 +283,7 @@ def plot_table(report: TableReport, path: Path) -> None:
             capsize=2,
             label=name,
         )
-    axes.set_xlabel("parameters left")
+    axes.set_xlabel("channels left" if over_channels else "parameters left")
     axes.set_ylabel("accuracy, %")
-    axes.set_title(f"{Path(report.model).name}, {report.samples} samples, no training", fontsize=11)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)

@@ -2,8 +2,8 @@
 
 Averaging the input weights of neurons that are not parallel shrinks the variance of what comes out of them, layer
 after layer. What pre-activations are like is known well enough to undo that: z_i ~ N(mean_i, std_i^2) as a batch-norm
-after the first map says it, or as a convolution makes them of inputs that are like most (input_statistics); so are their
-correlations. From that follow the covariances of the ReLUs, to which the merged layer is fitted.
+after the first map says it, or as a convolution makes them of inputs that are like most (input_statistics); so are
+their correlations. From that follow the covariances of the ReLUs, to which the merged layer is fitted.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import numpy as np
 from train_networks import FOLDER, NETWORKS, SEEDS, trained
 
 from bnncc.models import data as datasets
-from bnncc.tropnnc_table import TableReport, TableRow, Which, plot_table, tropnnc_table
+from bnncc.tropnnc_table import TableReport, TableRow, Which, draw_table, tropnnc_table
 
 SLACK = 0.5  # points
 
@@ -119,7 +119,7 @@ def judge(name: str, experiment: Experiment, report: TableReport) -> list[str]:
     spread, paper_whole = 100 * np.std(found["", 1.0].accuracies), experiment.paper.get("", ["-"])[0]
     print(f"\n{name}: {experiment.network}, {len(report.seeds)} networks, {report.samples} samples")
     print(f"whole {whole:.2f} +- {spread:.2f} ({paper_whole}); in brackets the paper's means")
-    print(f"{'keep, %':<24}" + "".join(f"{100 * keep:>22.4g}" for keep in experiment.keeps))
+    print(f"{'keep, %':<24}" + "".join(f"{100 * keep:>24.4g}" for keep in experiment.keeps))
     for method in experiment.methods:
         cells = []
         for index, keep in enumerate(experiment.keeps):
@@ -140,28 +140,43 @@ def judge(name: str, experiment: Experiment, report: TableReport) -> list[str]:
                 short.append(
                     f"{name}: {method} at {100 * keep:g}%: {mean:.2f}, {rival} {100 * found[rival, keep].accuracy:.2f}"
                 )
-        print(f"{method:<24}" + "".join(f"{cell:>22}" for cell in cells))
+        print(f"{method:<24}" + "".join(f"{cell:>24}" for cell in cells))
     return short  # fmt: skip
+
+
+def draw(reports: dict[str, TableReport], path: Path) -> None:
+    """Draw a panel for each experiment."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(reports) // 4)
+    figure = Figure(figsize=(5 * min(len(reports), 4), 3.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, min(len(reports), 4), squeeze=False).flat
+    for axes, (name, report) in zip(panels, reports.items(), strict=False):
+        draw_table(report, axes, over_channels=True)
+        axes.set_title(f"{name} ({report.model}, {len(report.seeds)} networks)", fontsize=9)
+        axes.legend(loc="lower right", fontsize=7)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
     """Measure what is asked for; print tables, draw plots, and say what falls short."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of trained networks and plots [build/tropnnc]")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of trained networks [build/tropnnc]")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--only", choices=EXPERIMENTS, action="append")
     parser.add_argument("--json", type=Path, metavar="F.json")
+    parser.add_argument("--plot", type=Path, metavar="F.png", help="a panel for each experiment")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     short, reports = [], {}
     for name in options.only or EXPERIMENTS:
         reports[name] = measure(name, EXPERIMENTS[name], options.folder, options.seeds)
         short += judge(name, EXPERIMENTS[name], reports[name])
-        rows = reports[name].rows
-        reports[name].rows = [row for row in rows if row.method]
-        plot_table(reports[name], options.folder / f"{name}.png")
+        reports[name].rows = [row for row in reports[name].rows if row.method]
         if options.json:
             options.json.write_text(json.dumps({key: asdict(value) for key, value in reports.items()}, indent=1))
+    if options.plot:
+        draw(reports, options.plot)
     print("\n" + ("\n".join(f"SHORT: {text}" for text in short) if short else "Nothing falls short."))
     if short:
         raise SystemExit(1)

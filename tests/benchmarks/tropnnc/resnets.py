@@ -228,8 +228,8 @@ TABLES: dict[str, tuple[str, list[Case]]] = {
             Case("Algorithm 2, v2, fused", PAPER, 0.65 * M, None, ".65 M, .18 G: 76.50", fold_first=True),
             Case("the same without bias", replace(PAPER, vectors=fused_without_bias), 0.65 * M, None, "",
                  fold_first=True),
-            Case("matched (norms), fused", MATCHED, 0.65 * M, None, "", fold_first=True),
-            Case("matched, norms known", MATCHED, 0.65 * M),
+            Case("matched, fused", MATCHED, 0.65 * M, None, "", fold_first=True),
+            Case("matched, folded one by one", MATCHED, 0.65 * M),
         ],
     ),
     "resnet-20": (
