@@ -24,6 +24,7 @@ class _BinaryLayer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         self.weight_quantizer = quantizers.weight_quantizer(weights)
+        self.weight_quantizer.build(shape)
         # None: the input is binary already, or is meant to stay float (a weight-binary layer).
         self.activation_quantizer = (
             nn.Identity() if activations is None else quantizers.activation_quantizer(activations)

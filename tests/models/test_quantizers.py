@@ -74,12 +74,12 @@ def test_names_are_per_family():
 
 
 def test_unknown_name_tells_what_there_is():
-    with pytest.raises(BadInput, match=r"unknown weight quantizer 'cube'; there are: sign, xnor"):
+    with pytest.raises(BadInput, match=r"unknown weight quantizer 'cube'; there are: bi-half, bi-half-pruned, dab, ir-net, sign, xnor"):
         quantizers.weight_quantizer("cube")
 
 
 def test_a_new_quantizer_plugs_in_by_name(monkeypatch):
-    monkeypatch.setattr(quantizers, "WEIGHT_QUANTIZERS", dict(quantizers.WEIGHT_QUANTIZERS))
+    monkeypatch.setattr(quantizers.base, "WEIGHT_QUANTIZERS", dict(quantizers.WEIGHT_QUANTIZERS))
 
     @register("negated")
     class Negated(WeightQuantizer):
@@ -97,3 +97,50 @@ def test_register_refuses_a_taken_name_and_a_stranger():
         register("sign")(type("Other", (ActivationQuantizer,), {}))
     with pytest.raises(TypeError, match="neither"):
         register("plain")(torch.nn.Identity)
+
+
+# ---- What all weight quantizers have in common -----------------------------------------------------------------
+
+
+TWO_VALUED = [name for name in quantizers.WEIGHT_QUANTIZERS if name != "bi-half-pruned"]
+
+
+@pytest.mark.parametrize("name", TWO_VALUED)
+@pytest.mark.parametrize("shape", [(6, 3, 3, 3), (6, 17), (2, 1, 1, 1)])
+def test_stored_bits_and_values_are_the_effective_weights(name, shape):
+    latent = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    quantizer = quantizers.weight_quantizer(name)
+    stored = quantizer.stored(latent)
+    assert stored.bits.dtype == torch.bool
+    assert stored.bits.shape == shape
+    assert bool((stored.high >= stored.low).all())
+    assert torch.equal(stored.weight, quantizer(latent))
+
+
+@pytest.mark.parametrize("name", quantizers.WEIGHT_QUANTIZERS)
+def test_gradients_reach_the_latents_and_are_finite(name):
+    latent = torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    quantizer = quantizers.weight_quantizer(name)
+    quantizer.build(latent.shape)
+    (quantizer(latent) * torch.arange(180.0).reshape(latent.shape)).sum().backward()
+    assert bool(torch.isfinite(latent.grad).all())
+    assert float(latent.grad.abs().sum()) > 0
+
+
+def test_three_values_are_not_stored_as_two():
+    quantizer = quantizers.weight_quantizer("bi-half-pruned")
+    quantizer.build((2, 8))
+    with pytest.raises(ValueError, match="PrunedBiHalfWeights gives more than two values"):
+        quantizer.stored(torch.randn(2, 8))
+
+
+def test_balanced_signs_of_ir_net():
+    """About half of the bits, whatever the mean; a power of two for a scale; constant filters without NaN."""
+    latent = torch.randn(4, 1000, generator=torch.Generator().manual_seed(7)) + 3
+    latent[3] = 0.25
+    weight = quantizers.weight_quantizer("ir-net")(latent)
+    assert ((weight[:3] > 0).float().mean(1) - 0.5).abs().max() < 0.05
+    sizes = weight.abs().amax(1)
+    assert torch.equal(torch.log2(sizes), torch.log2(sizes).round())
+    assert sizes[:3].tolist() == [1, 1, 1]  # mean |v| of a Gaussian is 0.8
+    assert weight[3].tolist() == [1.0] * 1000

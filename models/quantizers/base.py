@@ -1,4 +1,4 @@
-"""Quantizers: how latent float weights and float activations become two values, and what gradient passes back.
+"""What a quantizer is, the two families of them, their names, and straight-through gradients.
 
 A quantizer is a `torch.nn.Module` that maps a tensor to one of the same shape. There are two families:
 
@@ -19,6 +19,7 @@ Both families have names of their own: "sign" is `SignWeights` for weights and `
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -27,12 +28,47 @@ from torch import Tensor, nn
 from bnncc.errors import BadInput
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What inference needs of a layer's weights: bool bits [M, ...], and the two values [M] of each output channel.
+
+    The effective weight is `high` where a bit is set, else `low`.
+    """
+
+    bits: Tensor
+    high: Tensor
+    low: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the effective weights [M, ...]."""
+        shape = (-1, *[1] * (self.bits.dim() - 1))
+        return torch.where(self.bits, self.high.reshape(shape), self.low.reshape(shape))
+
+
 class WeightQuantizer(nn.Module):
     """Base of weight quantizers: latent [M, ...] float -> effective weights of that shape, two values per channel."""
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return the effective weights."""
         raise NotImplementedError
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Make what the quantizer itself learns, for latents of a shape; called once, by the layer. Nothing here."""
+
+    @torch.no_grad()
+    def stored(self, latent: Tensor) -> Stored:
+        """Return the bits and values of the effective weights; a channel of one value has it as both.
+
+        Raises ValueError where a channel takes a third value.
+        """
+        weight = self(latent)
+        rows = weight.flatten(1)
+        high, low = rows.amax(1), rows.amin(1)
+        bits = rows == high[:, None]
+        if not bool((bits | (rows == low[:, None])).all()):
+            raise ValueError(f"{type(self).__name__} gives more than two values in an output channel")
+        return Stored(bits.reshape(weight.shape), high, low)
 
     @torch.no_grad()
     def constrain_(self, latent: Tensor) -> None:
@@ -98,7 +134,7 @@ def binarize(x: Tensor) -> Tensor:
     return torch.where(x >= 0, x.new_tensor(1.0), x.new_tensor(-1.0))
 
 
-class _SignIdentity(torch.autograd.Function):
+class SignIdentity(torch.autograd.Function):
     """`binarize` whose gradient is that of the identity."""
 
     @staticmethod
@@ -110,7 +146,7 @@ class _SignIdentity(torch.autograd.Function):
         return grad
 
 
-class _SignHardTanh(torch.autograd.Function):
+class SignHardTanh(torch.autograd.Function):
     """`binarize` whose gradient is that of hardtanh: passed on inside (-1, 1), zero at and beyond the ends."""
 
     @staticmethod
@@ -122,34 +158,3 @@ class _SignHardTanh(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return torch.where(x.abs() < 1, grad, 0)
-
-
-@register("sign")
-class SignWeights(WeightQuantizer):
-    """sign(W) in {-1, +1}, straight-through identity gradient; no scale (a following batch-norm supplies it)."""
-
-    def forward(self, latent: Tensor) -> Tensor:
-        """Return the signs of the latents."""
-        return _SignIdentity.apply(latent)
-
-
-@register("xnor")
-class XnorWeights(WeightQuantizer):
-    """alpha * sign(W) with alpha = mean |W| of each output channel (XNOR-Net, Rastegari et al. 2016, equation 6).
-
-    Gradients flow through the sign (straight-through identity) and through alpha.
-    """
-
-    def forward(self, latent: Tensor) -> Tensor:
-        """Return the scaled signs of the latents."""
-        alpha = latent.abs().mean(dim=tuple(range(1, latent.dim())), keepdim=True)
-        return alpha * _SignIdentity.apply(latent)
-
-
-@register("sign")
-class SignActivation(ActivationQuantizer):
-    """sign(x) in {-1, +1}; the gradient passes where |x| < 1 and is zero elsewhere (BinaryNet's straight-through)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the signs."""
-        return _SignHardTanh.apply(x)

@@ -1,0 +1,78 @@
+"""DAB-Net (Prabhu et al., 2018): the best two values for each filter, by the distribution of its weights.
+
+W ~ alpha e + beta (1 - e), e in {0, 1}^n. The error is least where e is the K largest weights and alpha and beta the
+means of those and of the others, for the K with the largest P_K^2 / K + (T - P_K)^2 / (n - K), P_K their sum and T that
+of all (Theorem 1): exact 2-means in one dimension, found for all K by one sort (Theorem 2).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bnncc.models.quantizers.base import WeightQuantizer, register
+
+
+def two_means(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the best split of each row [M, n]: which weights are in its upper part [M, n], the means alpha, beta [M].
+
+    Sums in float64. Of equally good splits the one with the most in the upper part; of equal weights the first are in
+    it first. A row of one weight, or of equal ones, has alpha = beta up to rounding.
+    """
+    exact = rows.to(torch.float64)
+    n = exact.shape[1]
+    values, order = torch.sort(exact, dim=1, descending=True, stable=True)
+    if n == 1:
+        only = exact[:, 0].to(rows.dtype)
+        return torch.ones_like(rows, dtype=torch.bool), only, only
+    sums = torch.cumsum(values, dim=1)
+    total, upper = sums[:, -1:], sums[:, :-1]
+    count = torch.arange(1, n, device=rows.device, dtype=torch.float64)
+    gain = upper.square() / count + (total - upper).square() / (n - count)
+    best = n - 2 - gain.flip(1).argmax(dim=1, keepdim=True)  # the last of the largest
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(n, device=rows.device).expand_as(order))
+    top, k = upper.gather(1, best), best + 1
+    alpha, beta = top / k, (total - top) / (n - k)
+    return ranks <= best, alpha[:, 0].to(rows.dtype), beta[:, 0].to(rows.dtype)
+
+
+class _TwoValues(torch.autograd.Function):
+    """The best two values; backward as Theorem 3 has it, with the indicator of |w| < 1 for its STE."""
+
+    @staticmethod
+    def forward(ctx, latent: Tensor) -> Tensor:
+        rows = latent.flatten(1)
+        upper, alpha, beta = two_means(rows)
+        ctx.save_for_backward(latent, upper)
+        return torch.where(upper, alpha[:, None], beta[:, None]).reshape(latent.shape)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        latent, upper = ctx.saved_tensors
+        rows = latent.flatten(1)
+        through = rows.abs() < 1
+        factor = torch.zeros_like(rows)
+        for part in (upper, ~upper):
+            count = part.sum(1, keepdim=True).clamp_min(1)
+            size = (rows.abs() * part).sum(1, keepdim=True) / count
+            factor += part * (1 / count + size * through)
+        return grad * factor.reshape(latent.shape)
+
+
+@register("dab")
+class DabWeights(WeightQuantizer):
+    """alpha where a weight is among the K largest of its filter, beta elsewhere; see two_means."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Return the two values of each filter in the places of its weights."""
+        return _TwoValues.apply(latent)
+
+    @torch.no_grad()
+    def constrain_(self, latent: Tensor) -> None:
+        """Subtract the mean over the input channels, and clamp to [-1, 1] (Algorithm 2, lines 4 and 5).
+
+        One input channel is left as it is: its mean is itself, and zeros would be left.
+        """
+        if latent.shape[1] > 1:
+            latent.sub_(latent.mean(dim=1, keepdim=True))
+        latent.clamp_(-1.0, 1.0)
