@@ -168,21 +168,26 @@ class _Tropnnc(click.ParamType):
 
 
 def _tropnnc_settings(given: Sequence[tuple[str, str, Any]], config: Config) -> dict[str, Any]:
-    """Lay the settings of the command line over the config file's: an amount replaces another."""
+    """Lay the settings of the command line over the config file's.
+
+    An amount takes the place of another, and of what goes with it; patterns come before the file's.
+    """
     if not given:
         return config.tropnnc
     from bnncc.passes.tropnnc.settings import AMOUNTS
 
-    settings = dict(config.tropnnc)
-    if any(not pattern and name in AMOUNTS for pattern, name, _ in given):
-        settings = {name: value for name, value in settings.items() if name not in AMOUNTS}
-    layers = {pattern: dict(options) for pattern, options in settings.get("layers", {}).items()}
+    own: dict[str, Any] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for pattern, name, value in given:
-        to = layers.setdefault(pattern, {}) if pattern else settings
-        if name in to and (pattern or name not in config.tropnnc):
-            raise BadInput(f"--tropnnc: {name} is given twice")
+        to = layers.setdefault(pattern, {}) if pattern else own
+        if name in to:
+            raise BadInput(f"--tropnnc: {name.replace('_', '-')} is given twice")
         to[name] = value
-    return settings | ({"layers": layers} if layers else {})
+    settings = {name.replace("-", "_"): value for name, value in config.tropnnc.items()}
+    if any(name in AMOUNTS for name in own):
+        settings = {name: value for name, value in settings.items() if name not in (*AMOUNTS, "threshold")}
+    layers |= {pattern: options for pattern, options in settings.get("layers", {}).items() if pattern not in layers}
+    return settings | own | ({"layers": layers} if layers else {})
 
 
 def _options(*options: Callable) -> Callable:
@@ -575,6 +580,8 @@ def tropnnc_sweep_command(
 
 def _check_files(json_file: Path | None, plot: Path | None, inputs: Sequence[Path | None]) -> None:
     """Refuse impossible files before the work."""
+    if json_file is not None and plot is not None and json_file.resolve() == plot.resolve():
+        raise BadInput(f"{plot}: the plot and the JSON cannot be one file")
     _check_json(json_file, inputs)
     _check_json(plot, inputs)
     if plot is not None and plot.suffix != ".png":

@@ -15,6 +15,7 @@ from bnncc.data import Samples, load_samples, model_inputs, with_input_shapes
 from bnncc.errors import BadInput
 from bnncc.model_io import load_model
 from bnncc.onnxruntime_errors import one_line, runtime_errors
+from bnncc.passes import graph as g
 from bnncc.passes.base import Context
 from bnncc.passes.prepare import default_opset
 from bnncc.passes.simplify import Simplify
@@ -63,12 +64,14 @@ class Judge:
 
     def classes(self, graph: gs.Graph) -> np.ndarray:
         """Return the classes that the first output gives all samples, by its largest or its only column."""
+        # A single number is the logit of the second of two classes, or its probability.
+        producer = g.producer(graph.outputs[0])
+        boundary = 0.5 if producer is not None and producer.op == "Sigmoid" else 0.0
         found = []
         for result in self._results(gs.export_onnx(graph, do_type_check=False)):
             if result.ndim != 2 or result.shape[1] < 1:
                 raise BadInput(f"{self.path}: its first output, {list(result.shape)}, does not hold classes")
-            # A single number is the logit of the second of two classes.
-            found.append(result.argmax(axis=1) if result.shape[1] > 1 else result[:, 0] > 0)
+            found.append(result.argmax(axis=1) if result.shape[1] > 1 else result[:, 0] > boundary)
         return np.concatenate(found).astype(np.int64)
 
     def tensor(self, graph: gs.Graph, name: str, count: int) -> np.ndarray:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 from rich.console import Console
 
 from bnncc.config import Config
 from bnncc.errors import BadInput
 from bnncc.passes.cluster_channels import ClusterChannels
+from bnncc.passes.tropnnc.compress import OutOfReach
 from bnncc.passes.tropnnc.cost import count_flops, count_params
-from bnncc.passes.tropnnc.settings import AMOUNTS, TARGETS, read_settings
+from bnncc.passes.tropnnc.settings import AMOUNTS, TARGETS, Settings, read_settings
 from bnncc.report import clustering_report
 from bnncc.tables import count_text, percent_text, table
 from bnncc.tropnnc_judge import Judge, Network, load_network
@@ -36,8 +38,9 @@ class SweepRow:
     target: float
     params: int
     flops: int | None
-    error_bound: float
-    """Mean over the hidden layers of the bound of their error, as a share of the bound of their outputs."""
+    error_bound: float | None
+    """Mean over the hidden layers of the bound of their error, as a share of the bound of their outputs; None where
+    channels of a layer were merged that has no bound."""
     smallest_layer: str
     smallest_channels: int
     same_class: float | None
@@ -113,9 +116,7 @@ def tropnnc_sweep(
             say(f"{each.threshold}, {each.value:g} of all")
             try:
                 row, graph = _row(network, each, settings)
-            except BadInput as error:
-                if "cannot be reached" not in str(error):
-                    raise
+            except OutOfReach as error:
                 unreached = error
                 report.notes.append(f"{each.threshold}: {error}")
                 continue
@@ -130,14 +131,15 @@ def tropnnc_sweep(
     return report
 
 
-def _row(network: Network, settings, given: dict[str, Any]):
+def _row(network: Network, settings: Settings, given: dict[str, Any]) -> tuple[SweepRow, gs.Graph]:
     graph, context = network.graph.copy(), dataclasses.replace(network.context, compression=None)
     ClusterChannels(settings).apply(graph, context)
     made = clustering_report(context.compression, given)
     smallest = min(made.layers, key=lambda layer: layer.channels_after)
-    bounds = [layer.relative_bound or 0.0 for layer in made.layers]
+    bounds = [0.0 if layer.channels_after == layer.channels_before else layer.relative_bound for layer in made.layers]
+    bound = None if None in bounds else float(np.mean(bounds))
     row = SweepRow(
-        settings.threshold, made.constant, settings.value, made.params_after, made.flops_after, float(np.mean(bounds)),
+        settings.threshold, made.constant, settings.value, made.params_after, made.flops_after, bound,
         smallest.name, smallest.channels_after, None, None,
     )  # fmt: skip
     return row, graph
@@ -146,7 +148,8 @@ def _row(network: Network, settings, given: dict[str, Any]):
 def _mark_optimal(rows: list[SweepRow]) -> None:
     costs = []
     for row in rows:
-        quality = next((value for value in (row.accuracy, row.same_class) if value is not None), -row.error_bound)
+        bound = 0.0 if row.error_bound is None else -row.error_bound
+        quality = next((value for value in (row.accuracy, row.same_class) if value is not None), bound)
         costs.append((row.params, row.flops or 0, -quality))
     for row, own in zip(rows, costs, strict=True):
         row.optimal = not any(
@@ -204,6 +207,8 @@ def plot_sweep(report: SweepReport, path: Path) -> None:
     except ModuleNotFoundError as error:
         raise BadInput("a plot needs matplotlib: pip install matplotlib") from error
     name = "accuracy" if report.accuracy is not None else "same_class" if report.samples else "error_bound"
+    if any(getattr(row, name) is None for row in report.rows):
+        raise BadInput("nothing to draw: no samples, and no bounds behind other activations than ReLU")
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     markers = itertools.cycle("osD^")

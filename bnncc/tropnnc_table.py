@@ -68,6 +68,8 @@ class TableReport:
     """What each is, by name."""
     rows: list[TableRow]
     notes: list[str]
+    any_activation: bool = False
+    """Whether layers with other activations than ReLU are among those compressed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,9 @@ def tropnnc_table(
     for value in values:
         if not 0 < value <= 1:
             raise BadInput(f"{amount.replace('_', '-')} is {value:g}, not a share above 0 and at most 1")
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise BadInput(f"seed {seed} is not a whole number from 0 to 2**32 - 1")
     found = {name: find_method(name) for name in methods}
     with G_LOGGER.suppress():
         network = load_network(model, config)
@@ -141,6 +146,7 @@ def tropnnc_table(
             if not layers:
                 raise no_layers(notes)
             report.notes = report.notes or [f"{note.node}: {note.text}" for note in notes]
+            report.any_activation |= not all(layer.is_relu for layer in layers)
             for value in values:
                 say(f"{name}: {value:g}")
                 made = [_reduced(graph, mode, clusters, amount, value * whole, seed, which, judge) for seed in seeds]
@@ -230,6 +236,8 @@ def print_table(report: TableReport, console: Console) -> None:
         console.print(f"Means and standard deviations over seeds {', '.join(map(str, report.seeds))}")
     for name, what in report.methods.items():
         console.print(f" - {name}: {what}", highlight=False)
+    if report.any_activation:
+        console.print("Behind other activations than ReLU, all of TropNNC's but the default are Algorithm 2.")
     if "thinet" in report.methods:
         console.print(f"ThiNet saw the inputs of the first {_SELECTION_SAMPLES} of these samples, but no labels.")
 

@@ -19,7 +19,8 @@ from bnncc.passes import binary_layers as bl
 from bnncc.passes import graph as g
 from bnncc.passes.base import LAYER_OPS, Context, Note, PassResult
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
-from bnncc.passes.tropnnc.compress import Change, compress, find_layers, no_layers, reach
+from bnncc.passes.tropnnc import graph_layers
+from bnncc.passes.tropnnc.compress import Change, OutOfReach, compress, find_layers, no_layers, reach
 from bnncc.passes.tropnnc.cost import count_flops, count_params
 from bnncc.passes.tropnnc.graph_layers import GraphLayer
 from bnncc.passes.tropnnc.settings import Settings
@@ -61,6 +62,8 @@ class ClusterChannels:
         layers, notes = self._layers(graph)
         if not layers:
             raise no_layers(notes)
+        for layer in layers:
+            _check_fused(layer)
         self._check_patterns([layer.first.name for layer in layers], notes)
         constant = self._solve(graph, params, flops, context.progress) if self.settings.is_target else None
         changes = compress(
@@ -70,7 +73,7 @@ class ClusterChannels:
             self.settings, changes, params, count_params(graph), flops, count_flops(graph), constant
         )
         notes += [
-            Note(layer.first.name, f"{layer.after[0].op}, not ReLU: clustered by Algorithm 2, a heuristic")
+            Note(layer.first.name, f"{layer.activation.op}, not ReLU: clustering is a heuristic")
             for layer in layers
             if not layer.is_relu
         ]
@@ -111,9 +114,9 @@ class ClusterChannels:
         found = reach(cost, self.settings.value * whole)
         if found is None:
             what, target = ("parameters", "target-params") if by_params else ("operations", "target-flops")
-            raise BadInput(
-                f"tropnnc: {target}={self.settings.value:g} cannot be reached: with one channel in each hidden layer "
-                f"there are {least / whole:.3f} of the {what} left"
+            raise OutOfReach(
+                f"tropnnc: {target}={self.settings.value:g} cannot be reached: with as few channels as the settings "
+                f"allow there are {least / whole:.3f} of the {what} left"
             )
         return found
 
@@ -123,6 +126,16 @@ def _check_finite(graph: gs.Graph) -> None:
         weights = g.constant(node.inputs[1]) if node.op in LAYER_OPS and len(node.inputs) > 1 else None
         if weights is not None and weights.dtype.kind == "f" and not np.isfinite(weights).all():
             raise BadInput(f"tropnnc: node '{node.name}': its weights are not all finite numbers")
+
+
+def _check_fused(layer: GraphLayer) -> None:
+    with np.errstate(all="ignore"):  # what comes of it is checked
+        fused = graph_layers.fused_layer(layer)
+    if not (np.isfinite(fused.extended).all() and np.isfinite(fused.outputs).all()):
+        raise BadInput(
+            f"tropnnc: node '{layer.first.name}': its weights and bias, with what follows up to the activation folded "
+            "in, are not all finite numbers"
+        )
 
 
 def _record_sizes(graph: gs.Graph, context: Context) -> None:

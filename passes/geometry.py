@@ -43,14 +43,14 @@ def behind_unclear_pools(graph: gs.Graph) -> set[int]:
 
 
 def explicit_pads(node: gs.Node, source: gs.Tensor, kernel: list[int]) -> list[int]:
-    """Explicit (top, left, bottom, right) of a Conv or MaxPool, auto_pad resolved."""
-    mode = node.attrs.get("auto_pad", "NOTSET")
+    """Explicit (top, left, bottom, right), or first begins and then ends of all axes, of a Conv or MaxPool."""
+    mode, axes = node.attrs.get("auto_pad", "NOTSET"), len(kernel)
     if mode in ("NOTSET", ""):
-        return list(node.attrs.get("pads", [0, 0, 0, 0]))
+        return list(node.attrs.get("pads", [0] * 2 * axes))
     if mode == "VALID":
-        return [0, 0, 0, 0]
+        return [0] * 2 * axes
     begins, ends = [], []
-    strides, dilations = node.attrs.get("strides", [1, 1]), node.attrs.get("dilations", [1, 1])
+    strides, dilations = node.attrs.get("strides", [1] * axes), node.attrs.get("dilations", [1] * axes)
     for size, extent, stride, dilation in zip(source.shape[2:], kernel, strides, dilations, strict=True):
         length = g.static(size)
         if length is None:

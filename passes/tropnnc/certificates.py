@@ -19,6 +19,7 @@ def certificates(
     shift: np.ndarray | None = None,
     *,
     single_output: bool = False,
+    maxima: bool = False,
 ) -> dict[str, float]:
     """Return bounds, by name, of the L1 norm of the change of a layer's outputs on the ball |x| <= radius.
 
@@ -26,21 +27,23 @@ def certificates(
     layer (see lipschitz_bound). "theorem_11" is there where the zonotopes are small enough for their exact Hausdorff
     distances, "proposition_14" where its conditions hold; both of layers without a shift. single_output: the layer is
     merged by Algorithm 1: "proposition_12" and "angle" (see zonotopes.angle_bound) are there where their conditions
-    hold, and Proposition 14 is about something else.
+    hold, and Proposition 14 is about something else. maxima: the second layer reads maxima over positions, which need
+    not be the same of all neurons: then "lipschitz" is all there is. All bounds are of exact arithmetic.
     """
     rho = zonotopes.ball_factor(radius)
     if single_output:
-        found = {
-            "proposition_12": zonotopes.proposition_12(layer, labels),
-            "angle": zonotopes.angle_bound(layer, labels),
-        }
-        if layer.neurons <= _MOST_GENERATORS:
-            found["theorem_11"] = zonotopes.theorem_11(layer, merged)
-        found["lipschitz"] = _generator_bound(layer, labels, merged)
+        found = {"lipschitz": _generator_bound(layer, labels, merged)}
+        if not maxima:
+            found["proposition_12"] = zonotopes.proposition_12(layer, labels)
+            found["angle"] = zonotopes.angle_bound(layer, labels)
+            if layer.neurons <= _MOST_GENERATORS:
+                found["theorem_11"] = zonotopes.theorem_11(layer, merged)
         return {name: rho * bound for name, bound in found.items() if bound is not None}
     bounds = {"lipschitz": rho * lipschitz_bound(layer, labels, merged)}
     if shift is not None and np.any(shift):
         bounds["lipschitz"] += float(np.abs(shift).sum())
+        return bounds
+    if maxima:
         return bounds
     if layer.neurons <= _MOST_GENERATORS and layer.outputs.shape[1] <= _MOST_OUTPUTS:
         bounds["theorem_11"] = rho * zonotopes.theorem_11(layer, merged)

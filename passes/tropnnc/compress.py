@@ -23,7 +23,7 @@ THRESHOLDS = {
     "v3": clustering.threshold_v3,
 }
 CLUSTERS = ("kmeans", *clustering.LINKAGES)
-_FARTHEST = 1e4  # constants that a target is sought among
+_FARTHEST = 1e15  # constants that a target is sought among
 _PRECISION = 1.002  # of the constant
 
 Recorder = Callable[[gs.Graph, str], np.ndarray]
@@ -118,8 +118,10 @@ def find_layers(
     usable = []
     for layer in layers:
         outputs = graph_layers.output_count(layer)
-        if outputs == 1:
+        if outputs == 1 and layer.is_relu:
             usable.append(layer)
+        elif outputs == 1:
+            notes.append(Note(layer.first.name, f"{layer.activation.op} follows it, and {mode.name} is for ReLU"))
         else:
             text = f"'{layer.second.name}' has {outputs} outputs for a channel, and {mode.name} is for one"
             notes.append(Note(layer.first.name, text))
@@ -176,7 +178,9 @@ def _merge_layer(graph: gs.Graph, layer: GraphLayer, choice: Choice, radius: flo
     merged, shift = choice.mode.merge(layer, labels)
     bounds, largest = {}, None
     if radius is not None and layer.is_relu:
-        bounds = certificates(fused, labels, merged, radius, shift, single_output=choice.mode.single_output)
+        bounds = certificates(
+            fused, labels, merged, radius, shift, single_output=choice.mode.single_output, maxima=layer.takes_maxima
+        )
         largest = output_bound(fused, radius)
     graph_layers.replace_layer(graph, layer, merged, shift)
     return Change(node, before, after, bounds, largest)
@@ -196,16 +200,25 @@ def _select_channels(graph: gs.Graph, layer: GraphLayer, choice: Choice, record:
 # ---- Target sizes --------------------------------------------------------------------------------------------
 
 
+class OutOfReach(BadInput):
+    """A size that no choice gives."""
+
+
 def reach(cost: Callable[[float], float], limit: float) -> float | None:
     """Return the smallest constant, nearly, at whose distance the cost is within a limit; None where none is.
 
-    cost: of the constant, falling.
+    cost: of the constant, falling. Constants are sought from 1 on, by tens, up and down to where they cannot matter.
     """
-    low, high = 1 / _FARTHEST, _FARTHEST
-    if cost(high) > limit:
-        return None
-    if cost(low) <= limit:
-        return low
+    high = 1.0
+    while cost(high) > limit:
+        high *= 10
+        if high > _FARTHEST:
+            return None
+    low = high / 10
+    while cost(low) <= limit:
+        high, low = low, low / 10
+        if low < 1 / _FARTHEST:
+            return high
     while high / low > _PRECISION:
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if cost(middle) > limit else (low, middle)

@@ -12,12 +12,14 @@ from bnncc.passes.base import LAYER_OPS
 def count_params(graph: gs.Graph) -> int:
     """Return the parameters as the paper's tables count them: weights, biases, scales and shifts of batch-norms.
 
-    A tensor that several nodes read counts once. Running means and variances are not counted, nor constants of other
-    ops.
+    Additions of constants behind a layer are its bias. A tensor that several nodes read counts once. Running means and
+    variances are not counted, nor constants of other ops.
     """
     seen: dict[int, int] = {}
     for node in graph.nodes:
         read = node.inputs[1:3] if node.op in (*LAYER_OPS, "BatchNormalization") else []
+        if node.op == "Add" and any(getattr(g.producer(tensor), "op", None) in LAYER_OPS for tensor in node.inputs):
+            read = node.inputs
         for tensor in read:
             values = g.constant(tensor)
             if values is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
 
 from bnncc.passes import binary_layers as bl
 from bnncc.passes import elementwise as ew
@@ -28,8 +30,9 @@ OTHER_ACTIVATIONS = (
 class GraphLayer:
     """The channels (or neurons) between two layers of a graph, which a cluster of may be replaced by one.
 
-    affine: the per-channel additions and batch-norms between `first` and the activation; after: the nodes from the
-    activation to `second`. block: inputs of `second` for each channel, more than one behind a flattening.
+    affine: the per-channel additions and batch-norms behind `first`, which become one with it; after: the nodes from
+    there to `second`, the activation among them, and pools before or after it. block: inputs of `second` for each
+    channel, more than one behind a flattening.
     """
 
     first: gs.Node
@@ -46,13 +49,23 @@ class GraphLayer:
     @property
     def is_relu(self) -> bool:
         """Return whether the activation is ReLU, which all theory is about."""
-        return self.after[0].op == "Relu"
+        return self.activation.op == "Relu"
+
+    @property
+    def activation(self) -> gs.Node:
+        """Return the node of the activation."""
+        return next(node for node in self.after if node.op == "Relu" or node.op in OTHER_ACTIVATIONS)
+
+    @property
+    def takes_maxima(self) -> bool:
+        """Return whether maxima are taken of the channels' values at several positions."""
+        return any(node.op in ("MaxPool", "GlobalMaxPool") for node in self.after)
 
     @property
     def norm(self) -> gs.Node | None:
-        """Return the batch-norm that comes first after the layer, if one does."""
-        norms = [node for node in self.affine if node.op == "BatchNormalization"]
-        return norms[-1] if norms and self.affine[-1] is norms[-1] else None
+        """Return the batch-norm whose outputs are the pre-activations, if there is one."""
+        last = self.affine[-1] if self.affine else None
+        return last if last is not None and last.op == "BatchNormalization" else None
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------
@@ -77,15 +90,17 @@ def find_layers(graph: gs.Graph, any_activation: bool = False) -> tuple[list[Gra
 def _layer_from(graph: gs.Graph, first: gs.Node, any_activation: bool) -> GraphLayer:
     _check(first)
     layer = GraphLayer(first, first)
-    node, tensor = first, first.outputs[0]
+    node, tensor, active = first, first.outputs[0], False
     while True:
         node = _only_reader(graph, tensor)
-        if layer.after and node.op in LAYER_OPS:
+        if active and node.op in LAYER_OPS:
             break
-        if not layer.after:
-            _step_to_activation(layer, node, tensor, any_activation)
-        else:
+        if any(output.outputs or g.is_graph_output(graph, output) for output in node.outputs[1:]):
+            raise Unsuitable(f"another output of '{node.name}' than the first is read")
+        if active:
             _step_to_second(layer, node)
+        else:
+            active = _step_to_activation(layer, node, tensor, any_activation)
         tensor = node.outputs[0]
     layer.second = node
     if node.inputs[0] is not tensor:
@@ -97,6 +112,8 @@ def _layer_from(graph: gs.Graph, first: gs.Node, any_activation: bool) -> GraphL
     inputs, channels = len(_columns(node)), layer.channels
     if inputs % channels:
         raise Unsuitable(f"'{node.name}' has {inputs} inputs for {channels} channels")
+    if node.op == "Conv" and inputs != channels:
+        raise Unsuitable(f"'{node.name}' has {inputs} input channels for {channels} channels")
     layer.block = inputs // channels
     return layer
 
@@ -108,13 +125,19 @@ def _check(node: gs.Node) -> None:
         raise Unsuitable("a transposed convolution")
     if weights is None:
         raise Unsuitable("its weights are not constants")
-    if np.isin(weights, (-1, 1)).all():
+    if _is_binary(bl.weights_of(node)):
         raise Unsuitable("its weights are binary")
+    for tensor in node.inputs[1:3]:
+        others = [reader.name for reader in tensor.outputs if reader is not node]
+        if isinstance(tensor, gs.Constant) and others:
+            raise Unsuitable(f"it shares its weights with '{others[0]}'")
     if weights.dtype != np.float32 or not np.isfinite(weights).all():
         raise Unsuitable(f"its weights are {weights.dtype}" if weights.dtype != np.float32 else "weights not finite")
     bias = g.optional_input(node, 2)
     if bias is not None and (g.constant(bias) is None or not np.isfinite(g.constant(bias)).all()):
         raise Unsuitable("its bias is no constant of finite numbers")
+    if bias is not None and np.shape(g.constant(bias)) not in ((), (1,), (1, 1), *_per_channel(node)):
+        raise Unsuitable("its bias is not one number per channel")
     if node.op == "Conv" and node.attrs.get("group", 1) != 1:
         raise Unsuitable("a convolution in groups")
     if node.op == "Gemm" and (
@@ -123,6 +146,19 @@ def _check(node: gs.Node) -> None:
         raise Unsuitable("a Gemm with transA, alpha or beta")
     if node.op != "Conv" and (weights.ndim != 2 or (node.op == "MatMul" and g.rank(node.inputs[0]) != 2)):
         raise Unsuitable("no product of [N, K] activations and a matrix")
+
+
+def _is_binary(rows: np.ndarray) -> bool:
+    """Whether every output channel takes two values at most, as layers do that become binary ones."""
+    rows = rows.reshape(len(rows), -1)
+    low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
+    two = bool(((rows == low) | (rows == high)).all())
+    return two and (rows.shape[1] > 2 or bool(np.isin(rows, (-1, 1)).all()))  # any two weights take two values
+
+
+def _per_channel(node: gs.Node) -> tuple[tuple[int, ...], ...]:
+    count = len(bl.weights_of(node))
+    return (count,), (1, count)
 
 
 def _only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node:
@@ -134,41 +170,65 @@ def _only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node:
     return tensor.outputs[0]
 
 
-def _step_to_activation(layer: GraphLayer, node: gs.Node, tensor: gs.Tensor, any_activation: bool) -> None:
+def _step_to_activation(layer: GraphLayer, node: gs.Node, tensor: gs.Tensor, any_activation: bool) -> bool:
+    """Take in a node before the activation, or that; return whether it was.
+
+    Pools may come first: maxima change places with the activation, which is monotonic, and averages are linear.
+    """
     affine = node.op in ("Add", "BatchNormalization") and ew.data_input(node) is tensor
     if node.op == "Relu" or (any_activation and node.op in OTHER_ACTIVATIONS and node.inputs[0] is tensor):
         layer.after.append(node)
-    elif affine or node.op in ("Dropout", "Identity"):
+        return True
+    if node.op in POOLS or (layer.after and _does_nothing(node)):
+        layer.after.append(node)
+    elif not layer.after and (affine or _does_nothing(node)):
         layer.affine.append(node)
     elif node.op == "Add":
         raise Unsuitable("a sum of branches follows it")
     else:
         possible = node.op in OTHER_ACTIVATIONS and not any_activation
         raise Unsuitable(f"{node.op} follows it, not ReLU" + (" (activations=any: a heuristic)" if possible else ""))
+    return False
 
 
 def _step_to_second(layer: GraphLayer, node: gs.Node) -> None:
     if node.op in ("Flatten", "Reshape"):
         _check_flattening(node)
-    elif node.op not in (*POOLS, "Dropout", "Identity"):
+    elif not (node.op in POOLS or _does_nothing(node) or _is_global_mean(node)):
         raise Unsuitable("a sum of branches follows its ReLU" if node.op == "Add" else f"{node.op} follows its ReLU")
     layer.after.append(node)
 
 
+def _does_nothing(node: gs.Node) -> bool:
+    """Whether a node gives what it takes when the network is used."""
+    if node.op == "Dropout":
+        training = g.optional_input(node, 2)
+        return training is None or (g.constant(training) is not None and not np.any(g.constant(training)))
+    return node.op == "Identity"
+
+
+def _is_global_mean(node: gs.Node) -> bool:
+    """Whether a node is the mean over all positions of each channel, as PyTorch's newer exporter writes it."""
+    rank = g.rank(node.inputs[0])
+    if node.op != "ReduceMean" or rank is None:
+        return False
+    given = g.optional_input(node, 1)
+    axes = node.attrs.get("axes") if given is None else g.constant(given)
+    return axes is not None and sorted(int(axis) % rank for axis in np.ravel(axes)) == list(range(2, rank))
+
+
 def _check_flattening(node: gs.Node) -> None:
-    result = g.rank(node.outputs[0])
+    """Raise Unsuitable unless a node makes one row of each sample."""
+    source = node.inputs[0].shape
     if node.op == "Flatten" and node.attrs.get("axis", 1) == 1:
         return
     shape = g.constant(node.inputs[1]) if node.op == "Reshape" else None
-    source = node.inputs[0].shape
-    one_row_each = (
-        shape is not None
-        and len(shape) == 2
-        and source is not None
-        and (shape[0] in (0, -1) or shape[0] == source[0])
-        and result in (None, 2)
-    )
-    if not one_row_each:
+    if shape is None or len(shape) != 2 or source is None or len(source) < 2:
+        raise Unsuitable(f"'{node.name}' is no flattening")
+    sizes = [g.static(size) for size in source[1:]]
+    row = None if None in sizes else int(np.prod(sizes))
+    batch = (shape[0] == 0 and not node.attrs.get("allowzero", 0)) or shape[0] == g.static(source[0])
+    if not ((row is not None and shape[1] == row and (batch or shape[0] == -1)) or (batch and shape[1] == -1)):
         raise Unsuitable(f"'{node.name}' is no flattening")
 
 
@@ -184,7 +244,7 @@ def raw_layer(layer: GraphLayer) -> HiddenLayer:
     """Return the hidden layer as the first node's own weights and bias have it, before any batch-norm."""
     rows = bl.weights_of(layer.first).astype(np.float64)
     bias = g.optional_input(layer.first, 2)
-    given = np.zeros(len(rows)) if bias is None else np.broadcast_to(g.constant(bias), len(rows))
+    given = np.zeros(len(rows)) if bias is None else np.broadcast_to(np.ravel(g.constant(bias)), len(rows))
     columns = _columns(layer.second).astype(np.float64)
     return HiddenLayer(rows.reshape(len(rows), -1), given.astype(np.float64), columns.reshape(len(rows), -1))
 
@@ -221,6 +281,18 @@ def pre_activations(layer: GraphLayer) -> PreActivations | None:
     return PreActivations(fused.bias + means(kernels), np.linalg.norm(rows, axis=1), cosines(rows))
 
 
+def activation_function(layer: GraphLayer) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the activation as a function of float64 arrays, as ONNX's reference implementation has it."""
+    node = layer.activation
+    source, target = gs.Variable("x", np.float32), gs.Variable("y", np.float32)
+    alone = gs.Node(node.op, attrs=dict(node.attrs), inputs=[source, *node.inputs[1:]], outputs=[target])
+    # From 13 on, which all models here have, until 20, which brings Gelu, none of these ops has another form.
+    model = gs.export_onnx(gs.Graph([alone], [source], [target], opset=20), do_type_check=False)
+    alone.inputs.clear()
+    evaluator = ReferenceEvaluator(model)
+    return lambda values: evaluator.run(None, {"x": values.astype(np.float32)})[0].astype(np.float64)
+
+
 def output_count(layer: GraphLayer) -> int:
     """Return how many weights leave each channel."""
     columns = _columns(layer.second)
@@ -248,7 +320,7 @@ def replace_layer(graph: gs.Graph, layer: GraphLayer, merged: HiddenLayer, shift
     first = merged.inputs.reshape(count, *rows.shape[1:])
     second = np.swapaxes(merged.outputs.reshape(count * block, *columns.shape[1:]), 0, 1)
     old = g.optional_input(layer.second, 2)
-    bias = None if old is None else g.constant(old).astype(np.float64)
+    bias = None if old is None else np.ravel(g.constant(old)).astype(np.float64)
     if shift is not None and np.any(shift):
         bias = shift if bias is None else bias + shift
     end = (layer.affine or [layer.first])[-1].outputs[0]
@@ -283,7 +355,7 @@ def _resize(layer: GraphLayer, tensor: gs.Variable, count: int) -> None:
     width = count
     for node in [None, *layer.after]:
         if node is not None:
-            if node.op in ("Flatten", "Reshape"):
+            if node.op in ("Flatten", "Reshape"):  # behind a mean or pool over all positions, a block of 1
                 width = count * layer.block
             if node.op == "Reshape":
                 shape = g.constant(node.inputs[1]).copy()

@@ -1,6 +1,11 @@
-"""Merging neurons of linear layers beyond the paper, without data: output weights by least squares."""
+"""Merging neurons beyond the paper, without data: output weights by least squares, for Gaussian inputs.
+
+In closed form for linear layers and ReLU; over samples for any activation.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,3 +39,35 @@ def merge_least_squares(layer: HiddenLayer, labels: np.ndarray, ridge: float = 0
     across = arc_cosine_kernel(start.extended, layer.extended)
     outputs = np.linalg.solve(among + towards, across @ layer.outputs + towards @ start.outputs)
     return from_extended(start.extended, outputs)
+
+
+_SAMPLES = 4096
+
+
+def merge_sampled(
+    layer: HiddenLayer,
+    labels: np.ndarray,
+    rows: Callable[[np.ndarray], np.ndarray],
+    activation: Callable[[np.ndarray], np.ndarray],
+    ridge: float = 0.01,
+) -> tuple[HiddenLayer, np.ndarray]:
+    """Return Algorithm 2's layer with output weights of least squared error behind another activation than ReLU.
+
+    Pre-activations are sampled (seeded) for centered Gaussian inputs: rows gives, for input weights [n, d], rows whose
+    products are covariances (see input_statistics.correlated). What is fitted are deviations from the means, drawn to
+    Algorithm 2's sums by `ridge` times their mean variance; also returned is what the means then differ in, for each
+    column of the output weights [m].
+    """
+    start = merge_multi_output(layer, labels)
+    both = rows(np.vstack([layer.inputs, start.inputs]))
+    drawn = np.random.default_rng(0).standard_normal((_SAMPLES, both.shape[1]))
+    values = activation(drawn @ both.T + np.concatenate([layer.bias, start.bias]))
+    mean = values.mean(axis=0)
+    centered = values - mean
+    old, new = centered[:, : layer.neurons], centered[:, layer.neurons :]
+    among = new.T @ new / _SAMPLES
+    towards = ridge * max(float(np.mean(np.diag(among))), 1e-30) * np.eye(len(among))
+    across = new.T @ old / _SAMPLES
+    outputs = np.linalg.solve(among + towards, across @ layer.outputs + towards @ start.outputs)
+    shift = mean[: layer.neurons] @ layer.outputs - mean[layer.neurons :] @ outputs
+    return HiddenLayer(start.inputs, start.bias, outputs), shift

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bnncc.passes.tropnnc.clustering import kmeans_labels, labels_by_groups, shares_of
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer, from_extended
 
 # ---- One output ----------------------------------------------------------------------------------------------
@@ -33,21 +32,10 @@ def sign_groups(layer: HiddenLayer) -> list[np.ndarray]:
     return [some for some in (np.flatnonzero(weight > 0), np.flatnonzero(weight < 0)) if len(some)]
 
 
-def signed_labels(layer: HiddenLayer, count: int, seed: int = 0) -> np.ndarray:
-    """Return the clusters of Algorithm 1: K-means on positive and on negative generators; -1 for neurons of weight 0.
-
-    The two classes share `count` in proportion to their sizes, the paper's K / 2 each where they are equal, one cluster
-    at least (see clustering.shares_of). Raises ValueError where there are fewer clusters than classes.
-    """
-    rows, groups = generators(layer), sign_groups(layer)
-    shares = shares_of([len(some) for some in groups], count)
-    return labels_by_groups(groups, layer.neurons, lambda k, some: kmeans_labels(rows[some], shares[k], seed))
-
-
 def merge_single_output(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
     """Algorithm 1: each cluster's generator is the sum of its members', its output weight their sign.
 
-    labels: see signed_labels; neurons with the label -1 are dropped.
+    labels: of clusters within sign_groups; neurons with the label -1 are dropped.
     """
     return _merge_generators(layer, labels, np.add.reduce)
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnncc.passes import binary_layers as bl
 from bnncc.passes.tropnnc import clustering, graph_layers, merging
 from bnncc.passes.tropnnc import variance_matching as vm
 from bnncc.passes.tropnnc.graph_layers import GraphLayer
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
-from bnncc.passes.tropnnc.least_squares import merge_least_squares
+from bnncc.passes.tropnnc.input_statistics import correlated
+from bnncc.passes.tropnnc.least_squares import merge_least_squares, merge_sampled
 
 Reduced = tuple[HiddenLayer, "np.ndarray | None"]
 ITERATIONS = 10  # of Algorithm 3 and the sign-frozen variant
@@ -69,9 +71,10 @@ def raw_vectors(layer: GraphLayer) -> np.ndarray:
 def matched_vectors(layer: GraphLayer) -> np.ndarray:
     """Return raw weights without biases, input and output weights of each channel scaled to one norm.
 
-    Of linear layers without batch-norm, Algorithm 2's vectors: few clusters of others mix what differs.
+    Of linear layers without batch-norm, Algorithm 2's vectors: few clusters of others mix what differs. Without ReLU
+    too, since only with it neurons may be scaled.
     """
-    if layer.first.op != "Conv" and layer.norm is None:
+    if not layer.is_relu or (layer.first.op != "Conv" and layer.norm is None):
         return raw_vectors(layer)
     return clustering.neuron_vectors(graph_layers.raw_layer(layer), bias=False, balanced=True)
 
@@ -96,11 +99,24 @@ def of_fused(merge: Callable[[HiddenLayer, np.ndarray], HiddenLayer]) -> Callabl
 
 def merge_matched(layer: GraphLayer, labels: np.ndarray) -> Reduced:
     """Variance matching for convolutions, and where a batch-norm tells of the pre-activations; else least squares."""
+    if not layer.is_relu:
+        return _merge_sampled(layer, labels)
     fused, given = graph_layers.fused_layer(layer), graph_layers.pre_activations(layer)
     if given is not None:
         result = vm.merge_variance_matched(fused, labels, given, graph_layers.output_channels(layer))
         return result.layer, result.shift
     return merge_least_squares(fused, labels), None
+
+
+def _merge_sampled(layer: GraphLayer, labels: np.ndarray) -> Reduced:
+    kernel = bl.weights_of(layer.first).shape[1:]
+    merged, shift = merge_sampled(
+        graph_layers.fused_layer(layer),
+        labels,
+        lambda rows: correlated(rows.reshape(-1, *kernel)),
+        graph_layers.activation_function(layer),
+    )
+    return merged, np.bincount(graph_layers.output_channels(layer), shift)
 
 
 def iterated(merge: Callable[[HiddenLayer, np.ndarray, int], HiddenLayer]) -> Callable:
@@ -112,7 +128,7 @@ MODES: dict[str, Merging] = {
     mode.name: mode
     for mode in (
         Merging("matched", "TropNNC, variances matched, or least squares", matched_vectors, merge_matched,
-                threshold="v3"),
+                threshold="v3", any_activation=True),
         Merging("paper", "TropNNC, Algorithm 2", raw_vectors, of_fused(merging.merge_multi_output),
                 any_activation=True),
         Merging("algorithm-1", "TropNNC, Algorithm 1 (one output)", generator_vectors,

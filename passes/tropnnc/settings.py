@@ -70,23 +70,22 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name in values:
         if name not in known:
-            shown = ", ".join(known).replace("_", "-")
-            raise BadInput(f"tropnnc: unknown option {name!r}; known: {shown}")
+            raise BadInput(f"tropnnc: unknown option {name!r}; known: {_shown(*known)}")
     amount, value = _amount(values, AMOUNTS, "tropnnc")
     words = {name: values[name] for name in WORDS if name in values}
     for name, word in words.items():
         if word not in WORDS[name]:
             raise BadInput(f"tropnnc: {name} is {word!r}, not {', '.join(WORDS[name][:-1])} or {WORDS[name][-1]}")
     seed, radius = values.get("seed", 0), values.get("radius", 1.0)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise BadInput(f"tropnnc: seed is {seed!r}, not a whole number of at least 0")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise BadInput(f"tropnnc: seed is {seed!r}, not a whole number from 0 to 2**32 - 1")
     if not _is_number(radius) or not 0 < radius < float("inf"):
         raise BadInput(f"tropnnc: radius is {radius!r}, not a number above 0")
     layers = _layers(values)
     mode = MODES[words.get("mode", "matched")]
     amounts = {amount, *(other for _, other, _ in layers)}
     if words.get("clusters") == "kmeans" and amounts != {"keep"}:
-        raise BadInput(f"tropnnc: clusters=kmeans goes with keep, not with {', '.join(sorted(amounts - {'keep'}))}")
+        raise BadInput(f"tropnnc: clusters=kmeans goes with keep, not with {_shown(*sorted(amounts - {'keep'}))}")
     if "threshold" in words and amount not in TARGETS:
         raise BadInput("tropnnc: threshold goes with target-params and target-flops")
     return Settings(
@@ -133,6 +132,10 @@ def _amount(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> tu
     elif not _is_number(value) or not 0 < value <= 1:
         raise BadInput(f"{where}: {name} is {value!r}, not a share above 0 and at most 1")
     return given[0], float(value)
+
+
+def _shown(*names: str) -> str:
+    return ", ".join(names).replace("_", "-")
 
 
 def _is_number(value: Any) -> bool:

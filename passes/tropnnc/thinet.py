@@ -40,18 +40,20 @@ def contributions(layer: GraphLayer, activations: np.ndarray, rng: np.random.Gen
         products = activations[rows] * weights[outputs]
         return products.reshape(len(rows), layer.channels, layer.block).sum(axis=2)
     kernel, attributes = weights.shape[2:], layer.second.attrs
-    strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
-    top, left, bottom, right = explicit_pads(layer.second, layer.second.inputs[0], list(kernel))
-    padded = np.pad(activations, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    axes = len(kernel)
+    strides, dilations = attributes.get("strides", [1] * axes), attributes.get("dilations", [1] * axes)
+    pads = explicit_pads(layer.second, layer.second.inputs[0], list(kernel))
+    padded = np.pad(activations, ((0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)))
     sizes = [
         (size - (extent - 1) * dilation - 1) // stride + 1
         for size, extent, dilation, stride in zip(padded.shape[2:], kernel, dilations, strides, strict=True)
     ]
     parts = np.empty((len(rows), layer.channels))
     for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
-        y, x = (
+        taps = [
             int(rng.integers(size)) * stride + dilation * np.arange(extent)
             for size, stride, dilation, extent in zip(sizes, strides, dilations, kernel, strict=True)
-        )
-        parts[i] = (padded[row][:, y[:, None], x] * weights[output]).sum(axis=(1, 2))
+        ]
+        window = padded[row][np.ix_(np.arange(layer.channels), *taps)]
+        parts[i] = (window * weights[output]).reshape(layer.channels, -1).sum(axis=1)
     return parts

@@ -181,6 +181,8 @@ def proposition_14(layer: HiddenLayer, labels: np.ndarray, merged: HiddenLayer) 
             same = weight * here > 0
             total += float(np.linalg.norm(rows[~same], axis=1).sum())
             if not same.any():
+                if here != 0:
+                    return None
                 continue
             error = here * stands[k] - rows[same].sum(axis=0)
             if abs(error @ stands[k]) > 1e-9 * (1 + abs(here)) * (stands[k] @ stands[k]):

@@ -109,3 +109,22 @@ def test_refusals(bnncc, network, options, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_command_line_goes_before_the_file(bnncc, network, tmp_path):
+    """Patterns too, whichever of the file's would match; what goes with another amount is dropped with it."""
+    config = tmp_path / "c.toml"
+    config.write_text("[tropnnc]\ntarget-params = 0.9\nthreshold = 'v1'\n[tropnnc.layers]\n'conv*' = {keep = 0.75}\n")
+
+    def left(*settings: str) -> list[int]:
+        options = [item for setting in settings for item in ("--tropnnc", setting)]
+        made = compiled(bnncc, network, "--config", str(config), *options)["tropnnc"]
+        return [layer["channels_after"] for layer in made["layers"]]
+
+    assert left("keep=1") == [12, 9]
+    assert left("keep=1", "conv1:keep=0.25") == [4, 9]
+    assert left("keep=1", "conv*:keep=0.5") == [8, 6]
+    result = bnncc("compile", network, "-o", tmp_path / "x.onnx", "--config", config, "--tropnnc", "keep=1",
+                   "--tropnnc", "keep=0.5")  # fmt: skip
+    assert result.exit_code == 2
+    assert "keep is given twice" in result.stderr

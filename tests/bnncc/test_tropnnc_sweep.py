@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import onnx
 import pytest
 
 
@@ -79,9 +80,20 @@ def test_sizes_out_of_reach_are_notes_unless_all_are(bnncc, network):
         (["--thresholds", "v9"], "threshold is 'v9', not distance, v1, v2 or v3"),
         (["--target-params", "0.5", "--target-flops", "0.5"], "give one of"),
         (["--plot", "a.jpg"], "a.jpg: the plot is a PNG"),
+        (["--plot", "a.png", "--json", "./a.png"], "a.png: the plot and the JSON cannot be one file"),
     ],
 )
 def test_refusals(bnncc, network, options, message):
     result = bnncc("tropnnc-sweep", network, *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_no_bound_behind_other_activations(bnncc, network):
+    model = onnx.load(network)
+    for node in model.graph.node:
+        node.op_type = node.op_type.replace("Relu", "Tanh")
+    onnx.save(model, network)
+    report, shown = swept(bnncc, network, "--target-params", "0.5", "--tropnnc", "activations=any")
+    assert all(row["error_bound"] is None for row in report["rows"])
+    assert " - " in shown

@@ -58,6 +58,7 @@ def test_table(bnncc, network):
     [
         (["--keep", "0"], "keep is 0, not a share above 0"),
         (["--plot", "x.svg"], "x.svg: the plot is a PNG"),
+        (["--seeds", "4294967296"], "seed 4294967296 is not a whole number from 0 to 2**32 - 1"),
         (["--keep", "half"], "'half' is not of the form"),
         (["--methods", "tropnnc,svd"], "unknown method 'svd'; known: tropnnc, tropnnc-paper, "),
         (["--methods", "l1-ward"], "unknown method 'l1-ward'"),
@@ -84,3 +85,25 @@ def test_a_network_without_hidden_relus(bnncc, cnn, images):
     result = bnncc("tropnnc-table", cnn, "--data", images)
     assert result.exit_code == 2
     assert "no hidden ReLU layer that can be compressed" in result.stderr
+
+
+def test_one_output_is_a_logit_or_a_probability(bnncc, builder, tmp_path):
+    """The second of two classes, above 0 or behind a Sigmoid above 1/2: labels are the network's own answers."""
+    for probability in (False, True):
+        b = builder(7)
+        b.node("Gemm", ["x", b.floats("w1", 12, 5), b.floats("b1", 12)], "fc1", transB=1)
+        b.node("Relu", ["fc1"], "relu")
+        b.node("Gemm", ["relu", b.floats("w2", 1, 12), b.floats("b2", 1)], "fc2", transB=1)
+        if probability:
+            b.node("Sigmoid", ["fc2"], "p")
+        path = tmp_path / f"{probability}.onnx"
+        onnx.save(b.model({"x": ["N", 5]}, {"p" if probability else "fc2": ["N", 1]}), path)
+        x = np.random.default_rng(1).standard_normal((200, 5)).astype(np.float32)
+        found = ort.InferenceSession(path).run(None, {"x": x})[0][:, 0]
+        np.savez(tmp_path / "x.npz", x=x, labels=(found > (0.5 if probability else 0)).astype(np.int64))
+        result = bnncc("tropnnc-table", path, "--data", tmp_path / "x.npz", "--keep", "0.5", "--json",
+                       tmp_path / "t.json", "--methods", "tropnnc,tropnnc-algorithm-1,zonotope")  # fmt: skip
+        assert result.exit_code == 0, result.output
+        report = json.loads((tmp_path / "t.json").read_text())
+        assert report["accuracy"] == 1
+        assert 0 < np.mean(np.load(tmp_path / "x.npz")["labels"]) < 1

@@ -74,7 +74,9 @@ def test_names_are_per_family():
 
 
 def test_unknown_name_tells_what_there_is():
-    with pytest.raises(BadInput, match=r"unknown weight quantizer 'cube'; there are: bi-half, bi-half-pruned, dab, ir-net, sign, xnor"):
+    with pytest.raises(
+        BadInput, match=r"unknown weight quantizer 'cube'; there are: bi-half, bi-half-pruned, dab, ir-net, sign, xnor"
+    ):
         quantizers.weight_quantizer("cube")
 
 

@@ -14,6 +14,8 @@ from test_tropnnc_graphs import model, norm
 from bnncc.config import Config
 from bnncc.errors import BadInput
 from bnncc.passes import run_passes
+from bnncc.passes.tropnnc.certificates import certificates, output_bound
+from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
 
 
 def two_hidden(seed: int = 0, size: int = 8) -> onnx.ModelProto:
@@ -205,6 +207,7 @@ def test_binary_layers_are_left_and_exact():
         ({"v2": 0.5, "clusters": "kmeans"}, "clusters=kmeans goes with keep, not with v2"),
         ({"v2": 0.5, "threshold": "v1"}, "threshold goes with target-params and target-flops"),
         ({"keep": 0.5, "seed": -1}, "seed is -1"),
+        ({"keep": 0.5, "seed": 2**32}, "seed is 4294967296"),
         ({"keep": 0.5, "radius": 0}, "radius is 0"),
         ({"keep": 0.5, "ratio": 1}, "unknown option 'ratio'"),
         ({"keep": 0.5, "layers": 3}, "layers must be a table"),
@@ -230,7 +233,7 @@ def test_a_pattern_that_matches_nothing():
 
 
 def test_a_target_out_of_reach():
-    with pytest.raises(BadInput, match=r"target-params=0.01 cannot be reached: with one channel .* there are 0\.0"):
+    with pytest.raises(BadInput, match=r"target-params=0.01 cannot be reached: with as few channels .* there are 0\.0"):
         run_passes(two_hidden(), Config(tropnnc={"target_params": 0.01}))
 
 
@@ -310,5 +313,91 @@ def test_other_activations_are_said():
     outcome = run_passes(made, Config(tropnnc={"keep": 0.5, "activations": "any"}))
     assert channels(outcome) == {"conv1": (12, 6), "conv2": (10, 5)}
     notes = {note.node: note.text for record in outcome.passes if record.name == "tropnnc" for note in record.notes}
-    assert notes["conv2"] == "Tanh, not ReLU: clustered by Algorithm 2, a heuristic"
+    assert notes["conv2"] == "Tanh, not ReLU: clustering is a heuristic"
     assert [bool(change.bounds) for change in outcome.compression.changes] == [True, False]
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_targets_are_reached_at_any_scale_of_weights(size):
+    """v1 and distance depend on it."""
+    rng = np.random.default_rng(0)
+    made = model(
+        """net (float[N, 6] x) => (float[N, 5] y) {
+            a = Gemm<transB = 1>(x, w1) b = Relu(a) y = Gemm<transB = 1>(b, w2)
+        }""",
+        {"w1": size * rng.normal(size=(40, 6)), "w2": size * rng.normal(size=(5, 40))},
+    )
+    for threshold in ("v1", "distance"):
+        settings = {"target_params": 0.7, "threshold": threshold, "mode": "paper"}
+        compression = run_passes(made, Config(tropnnc=settings)).compression
+        assert 0.67 < compression.params_after / compression.params_before <= 0.7
+
+
+@pytest.mark.parametrize("kind", ["scaled", "two values"])
+def test_layers_that_become_binary_are_left(kind):
+    """Weights of two values in every filter, as folded batch-norms leave them."""
+    n = Network(7)
+    x = n.input(["N", 6, 8, 8])
+    signs, alpha = n.signs(16, 6, 3, 3), np.linspace(0.5, 2, 16, dtype=np.float32).reshape(-1, 1, 1, 1)
+    weights = alpha * signs if kind == "scaled" else np.where(signs > 0, alpha, -0.3 * alpha).astype(np.float32)
+    hidden = n.op("Relu", n.batchnorm(n.op("Conv", n.binarize(x), n.constant(weights)), 16, 5))
+    second = n.op("Relu", n.op("Conv", hidden, n.constant(n.normal(12, 16, 3, 3))))
+    y = n.op("Conv", second, n.constant(n.normal(4, 12, 1, 1)))
+    outcome = run_passes(n.model(y), Config(tropnnc={"keep": 0.5}))
+    assert list(channels(outcome).values()) == [(12, 6)]
+    assert [layer.status for layer in outcome.layers] == ["binary", "float", "float"]
+
+
+def test_bounds_behind_maxima_are_those_that_hold():
+    """Each channel's maximum may be at another position: Theorem 11 says nothing, and would be exceeded here."""
+    made = model(
+        """net (float[1, 1, 1, 4] x) => (float[1, 1, 1, 1] y) {
+            a = Conv(x, w1, b1) b = Relu(a) c = MaxPool<kernel_shape = [1, 4]>(b) y = Conv(c, w2)
+        }""",
+        {"w1": np.array([[[[20.0]]], [[[-20.0]]]]), "b1": np.zeros(2), "w2": np.array([[[[2.0]], [[2.5]]]])},
+    )
+    for mode in ("paper", "matched", "algorithm-1", "svd", "sign-frozen"):
+        outcome = run_passes(made, Config(tropnnc={"v2": 50, "mode": mode, "radius": 10.0}, fold_batchnorm=False))
+        (change,) = outcome.compression.changes
+        assert set(change.bounds) == {"lipschitz"}, mode
+        if change.after == change.before:
+            continue
+        errors = []
+        for x in ([10, -10, 0, 0], [10, 10, 10, 10], [-10, 0, 0, 0]):
+            fed = {"x": np.array(x, np.float32).reshape(1, 1, 1, 4)}
+            y, z = (ort.InferenceSession(m.SerializeToString()).run(None, fed)[0] for m in (made, outcome.reference))
+            errors.append(float(np.abs(y - z).sum()))
+        assert 0 < max(errors) <= change.bounds["lipschitz"] * (1 + 1e-5)
+
+
+def test_bounds_count_shifts():
+    """A layer whose outputs' change is a constant but for rounding: without it the bound would be exceeded."""
+    layer = HiddenLayer(np.zeros((2, 3)), np.array([1.0, 1.0]), np.array([[1.0], [2.0]]))
+    merged = HiddenLayer(np.zeros((1, 3)), np.array([1.0]), np.array([[3.0]]))
+    bounds = certificates(layer, np.zeros(2, int), merged, 2.0, np.array([-4.0]))
+    assert bounds == {"lipschitz": pytest.approx(4.0)}
+    assert output_bound(layer, 2.0) == pytest.approx(np.sqrt(5) * 3)
+
+
+def test_additions_behind_matrices_are_parameters():
+    rng = np.random.default_rng(0)
+    made = model(
+        "net (float[N, 4] x) => (float[N, 3] y) {"
+        " a = MatMul(x, w1) b = Add(a, b1) c = Relu(b) d = MatMul(c, w2) y = Add(d, b2) }",
+        {"w1": rng.normal(size=(4, 20)), "b1": rng.normal(size=20), "w2": rng.normal(size=(20, 3)), "b2": np.ones(3)},
+    )
+    compression = run_passes(made, Config(tropnnc={"keep": 0.5})).compression
+    assert compression.params_before == 4 * 20 + 20 + 20 * 3 + 3
+    assert compression.params_after == 4 * 10 + 10 + 10 * 3 + 3
+
+
+@pytest.mark.parametrize("mode", ["matched", "paper"])
+@pytest.mark.parametrize(("name", "value"), [("n_gamma", np.nan), ("n_var", -1.0), ("n_mean", np.inf)])
+def test_batchnorms_that_are_not_finite(mode, name, value):
+    made = two_hidden()
+    tensor = next(tensor for tensor in made.graph.initializer if tensor.name == name)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[3] = value
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
+    with pytest.raises(BadInput, match=r"node 'conv1': its weights and bias, .* are not all finite numbers"):
+        run_passes(made, Config(tropnnc={"keep": 0.5, "mode": mode}))

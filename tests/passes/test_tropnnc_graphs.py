@@ -14,6 +14,7 @@ import pytest
 from bnncc.passes.tropnnc import graph_layers, merging
 from bnncc.passes.tropnnc.compress import Choice, compress, find_layers
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
+from bnncc.passes.tropnnc.least_squares import merge_sampled
 from bnncc.passes.tropnnc.modes import MODES
 from bnncc.passes.tropnnc.rivals import RIVALS
 
@@ -23,7 +24,10 @@ COPIES = 3
 def model(text: str, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
     """A model from ONNX's text form, whose initializers are given as arrays."""
     made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    made.graph.initializer.extend(onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items())
+    made.graph.initializer.extend(
+        onnx.numpy_helper.from_array(v if v.dtype == np.int64 else v.astype(np.float32), k)
+        for k, v in constants.items()
+    )
     for index, node in enumerate(made.graph.node):
         node.name = node.name or f"{node.op_type.lower()}{index}"
     return onnx.shape_inference.infer_shapes(made)
@@ -47,6 +51,16 @@ def norm(rng: np.random.Generator, name: str, channels: int) -> dict[str, np.nda
 
 
 NETWORKS = {
+    "conv, pool, relu, mean, gemm": """
+        net (float[N, 3, 9, 9] x) => (float[N, 4] y) {
+            a = Conv(x, w1, b1) b = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a) c = Relu(b)
+            d = ReduceMean<axes = [2, 3], keepdims = 0>(c) y = Gemm(d, w2, b2)
+        }""",
+    "conv, mean pool, relu, reshape, gemm": """
+        net (float[N, 3, 9, 9] x) => (float[N, 4] y) {
+            a = Conv<strides = [2, 2]>(x, w1, b1) b = AveragePool<kernel_shape = [2, 2]>(a) c = Relu(b)
+            d = Reshape(c, rows) y = Gemm<transB = 1>(d, w3)
+        }""",
     "conv, batch-norm, pool, conv": """
         net (float[N, 3, 9, 9] x) => (float[N, 4, 4, 4] y) {
             a = Conv<pads = [1, 1, 1, 1]>(x, w1) b = BatchNormalization(a, n_gamma, n_beta, n_mean, n_var)
@@ -87,6 +101,8 @@ def network(kind: str, rng: np.random.Generator) -> tuple[onnx.ModelProto, np.nd
             constants["w1"] = (rows[:, :-1] / scale[:, None]).reshape(n, 3, 3, 3)
             given["n_beta"] = rows[:, -1] + given["n_mean"] * scale
             constants |= given | {"w2": rng.normal(size=(4, n, 3, 3))}
+        elif "reshape" in kind:
+            constants |= {"w3": rng.normal(size=(4, n * 9)), "rows": np.array([0, -1])}
         elif "flatten" in kind:
             constants["w2"] = rng.normal(size=(4, n * 9))
         else:
@@ -155,6 +171,13 @@ REFUSED = {
                        "a sum of branches follows its ReLU"),
     "other activation": ("a = Conv(x, w1) b = Sigmoid(a) y = Conv(b, w2)",
                           "conv0", "Sigmoid follows it, not ReLU (activations=any: a heuristic)"),
+    "shared weights": ("a = Conv(x, w1) b = Relu(a) c = Conv(b, w1) y = Relu(c)", "conv0",
+                       "it shares its weights with 'conv2'"),
+    "indices read": ("a = Conv(x, w1) b = Relu(a) c, i = MaxPool<kernel_shape = [1, 1]>(b) d = Conv(c, w2)"
+                     " e = Cast<to = 1>(i) y = Add(d, e)", "conv0",
+                     "another output of 'maxpool2' than the first is read"),
+    "rows of several samples": ("a = Conv(x, w1) b = Relu(a) c = Reshape(b, s15) d = MatMul(c, wm) y = Reshape(d, s4)",
+                                "conv0", "'reshape2' is no flattening"),
     "groups": ("a = Conv<group = 3>(x, wg) b = Relu(a) y = Conv(b, w2)", "conv0", "a convolution in groups"),
     "groups behind": ("a = Conv(x, w1) b = Relu(a) y = Conv<group = 3>(b, wg)", "conv0",
                       "'conv2' reads it: a convolution in groups"),
@@ -171,7 +194,8 @@ def test_why_layers_are_left_alone(case):
     body, name, reason = REFUSED[case]
     rng = np.random.default_rng(0)
     constants = {"w1": rng.normal(size=(3, 3, 1, 1)), "w2": rng.normal(size=(3, 3, 1, 1)),
-                 "wg": rng.normal(size=(3, 1, 1, 1)), "wn": np.full((3, 3, 1, 1), np.nan)}  # fmt: skip
+                 "wg": rng.normal(size=(3, 1, 1, 1)), "wn": np.full((3, 3, 1, 1), np.nan),
+                 "wm": rng.normal(size=(15, 15)), "s15": np.array([-1, 15]), "s4": np.array([1, 3, 5, 5])}  # fmt: skip
     used = {key: value for key, value in constants.items() if f"{key})" in body}
     made = model(f"net (float[1, 3, 5, 5] x) => (float[1, 3, 5, 5] y) {{ {body} }}", used)
     layers, notes = graph_layers.find_layers(gs.import_onnx(made))
@@ -310,3 +334,59 @@ def test_other_activations_on_request():
         (change,) = compress(graph, layers, lambda name, mode=mode: Choice("keep", 1 / 3, mode), radius=1.0)
         assert (change.before, change.after, change.bounds) == (12, 4, {})
         np.testing.assert_allclose(run(gs.export_onnx(graph), x), run(made, x), atol=1e-5)  # sums in float32
+
+
+def test_biases_of_one_row():
+    """Gemm's C may be [1, n] or a scalar; one of several rows is no bias."""
+    rng = np.random.default_rng(9)
+    text = "net (float[2, 4] x) => (float[2, 3] y) { a = Gemm<transB = 1>(x, w1, b1) b = Relu(a) y = Gemm(b, w2, b2) }"
+    x = rng.normal(size=(2, 4)).astype(np.float32)
+    weights = {"w1": np.repeat(rng.normal(size=(4, 4)), 2, axis=0), "w2": np.repeat(rng.normal(size=(4, 3)), 2, axis=0)}
+    for first, second in (((1, 8), (1, 3)), ((), (1,)), ((8,), ())):
+        bias = np.repeat(rng.normal(size=4), 2) if 8 in first else np.array(0.3)
+        made = model(text, {**weights, "b1": bias.reshape(first), "b2": np.full(second, 0.7)})
+        graph = gs.import_onnx(made)
+        (change,) = compress(graph, find_layers(graph)[0], lambda name: Choice("keep", 0.5))
+        assert change.after == 4
+        np.testing.assert_allclose(run(gs.export_onnx(graph), x), run(made, x), atol=1e-5)  # float32
+    made = model(text, {**weights, "b1": rng.normal(size=(2, 8)), "b2": np.zeros(3)})
+    _, notes = find_layers(gs.import_onnx(made))
+    assert notes[0].text == "its bias is not one number per channel"
+
+
+@pytest.mark.parametrize("op", graph_layers.OTHER_ACTIVATIONS)
+def test_other_activations_are_computed_as_onnxruntime_does(op):
+    inputs = "b, low, high" if op == "Clip" else "b"
+    made = onnx.parser.parse_model(f"""<ir_version: 9, opset_import: ["" : 20]>
+        net (float[N, 4] x) => (float[N, 2] y)
+        <float[8, 4] w1 = {{{", ".join(["0.5"] * 32)}}}, float[8, 2] w2 = {{{", ".join(["1"] * 16)}}},
+         float low = {{-0.4}}, float high = {{0.7}}>
+        {{ b = Gemm<transB = 1>(x, w1) c = {op}({inputs}) y = Gemm(c, w2) }}""")
+    rng = np.random.default_rng(0)
+    for tensor, shape in zip(made.graph.initializer[:2], ((8, 4), (8, 2)), strict=True):
+        tensor.CopyFrom(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), tensor.name))
+    graph = gs.import_onnx(made)
+    (layer,), _ = find_layers(graph, any_activation=True)
+    x = rng.normal(size=(50, 4)).astype(np.float32)
+    fused = graph_layers.fused_layer(layer)
+    y = graph_layers.activation_function(layer)(x @ fused.inputs.T) @ fused.outputs
+    np.testing.assert_allclose(run(made, x), y, atol=1e-4)  # float32, and approximations of erf and the like
+    assert len(graph.nodes) == 3
+
+
+def test_sampled_least_squares_has_less_error_than_algorithm_2():
+    rng = np.random.default_rng(3)
+    layer = HiddenLayer(rng.normal(size=(30, 6)), rng.normal(size=30), rng.normal(size=(30, 4)))
+    labels = np.arange(30) % 10
+    merged, shift = merge_sampled(layer, labels, lambda rows: rows, np.tanh)
+    x = rng.standard_normal((5000, 6))
+    exact = np.tanh(x @ layer.inputs.T + layer.bias) @ layer.outputs
+
+    def error(other: HiddenLayer, added: float | np.ndarray = 0.0) -> float:
+        return float(np.mean((np.tanh(x @ other.inputs.T + other.bias) @ other.outputs + added - exact) ** 2))
+
+    assert error(merged, shift) < 0.7 * error(merging.merge_multi_output(layer, labels))
+    assert error(merged, shift) < error(merged)
+    again, same = merge_sampled(layer, np.arange(30), lambda rows: rows, np.tanh, ridge=1e-9)
+    np.testing.assert_allclose(again.outputs, layer.outputs, atol=1e-5)
+    np.testing.assert_allclose(same, 0, atol=1e-6)

@@ -14,6 +14,15 @@ ROOT_3 = 3**0.5
 GENERATORS = np.array([[1, 0], [1 / 2, ROOT_3 / 2]])
 
 
+def signed_labels(layer: HiddenLayer, count: int, seed: int = 0) -> np.ndarray:
+    """Clusters of Algorithm 1: K-means on positive and on negative generators."""
+    rows, groups = merging.generators(layer), merging.sign_groups(layer)
+    shares = clustering.shares_of([len(some) for some in groups], count)
+    return clustering.labels_by_groups(
+        groups, layer.neurons, lambda k, some: clustering.kmeans_labels(rows[some], shares[k], seed)
+    )
+
+
 def draw_layer(
     rng: np.random.Generator, neurons: int, inputs: int, outputs: int, spread: float | None = None
 ) -> HiddenLayer:
@@ -79,7 +88,7 @@ def test_as_many_clusters_as_neurons_leave_the_function(seed):
         # Rounded sums of float64, of size 1 to 100
         np.testing.assert_allclose(merge(layer, labels)(x), layer(x), rtol=0, atol=1e-12)
     single = HiddenLayer(layer.inputs, layer.bias, layer.outputs[:, :1])
-    merged = merging.merge_single_output(single, merging.signed_labels(single, 9, seed))
+    merged = merging.merge_single_output(single, signed_labels(single, 9, seed))
     np.testing.assert_allclose(merged(x), single(x), rtol=0, atol=1e-12)
 
 
@@ -152,7 +161,7 @@ def test_odd_numbers_of_clusters_are_shared_in_proportion(weights, count, sizes)
     rng = np.random.default_rng(1)
     weights = np.array(weights, float)
     layer = HiddenLayer(rng.standard_normal((6, 3)), rng.standard_normal(6), weights[:, None])
-    labels = merging.signed_labels(layer, count)
+    labels = signed_labels(layer, count)
     assert (labels[weights == 0] == -1).all()
     assert (len(set(labels[weights > 0])), len(set(labels[weights < 0]))) == sizes
     merged = merging.merge_single_output(layer, labels)
@@ -165,7 +174,7 @@ def test_odd_numbers_of_clusters_are_shared_in_proportion(weights, count, sizes)
 def test_one_cluster_cannot_serve_both_signs():
     layer = HiddenLayer(np.eye(2), np.zeros(2), np.array([[1.0], [-1.0]]))
     with pytest.raises(ValueError, match="1 clusters of 2 groups"):
-        merging.signed_labels(layer, 1)
+        signed_labels(layer, 1)
 
 
 # ---- Bounds ----------------------------------------------------------------------------------------------------
@@ -192,7 +201,7 @@ def test_sampled_errors_never_exceed_the_bounds(seed, radius):
     assert exact <= frozen * (1 + 1e-9)
 
     single = HiddenLayer(layer.inputs, layer.bias, layer.outputs[:, :1])
-    labels = merging.signed_labels(single, 4, seed)
+    labels = signed_labels(single, 4, seed)
     merged = merging.merge_single_output(single, labels)
     error = np.abs(merged(x) - single(x)).max()
     exact, angle = zonotopes.theorem_11(single, merged), zonotopes.angle_bound(single, labels)
@@ -277,3 +286,9 @@ def test_kmeans_of_many_long_vectors(monkeypatch):
 )
 def test_shares(sizes, count, shares):
     assert clustering.shares_of(sizes, count) == shares
+
+
+def test_proposition_14_needs_least_squares_weights():
+    layer = HiddenLayer(np.array([[1.0, 0.0]]), np.zeros(1), np.array([[-1.0]]))
+    merged = HiddenLayer(np.array([[1.0, 0.0]]), np.zeros(1), np.array([[100.0]]))
+    assert zonotopes.proposition_14(layer, np.zeros(1, int), merged) is None

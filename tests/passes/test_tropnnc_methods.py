@@ -90,6 +90,21 @@ def test_thinet_sums_contributions_to_outputs():
         assert nearest.max() < 1e-4 * np.abs(plain).max()  # float32 against float64
 
 
+def test_thinet_on_one_axis():
+    rng = np.random.default_rng(4)
+    text = """net (float[N, 2, 20] x) => (float[N, 3, 9] y) {
+        a = Conv<pads = [1, 1]>(x, w1, b1) b = Relu(a) y = Conv<strides = [2], dilations = [2]>(b, w2, b2) }"""
+    made = model(text, {"w1": rng.normal(size=(8, 2, 3)), "b1": rng.normal(size=8), "w2": rng.normal(size=(3, 8, 2)),
+                        "b2": np.zeros(3)})  # fmt: skip
+    graph, x = gs.import_onnx(made), rng.standard_normal((6, 2, 20)).astype(np.float32)
+    (layer,), _ = graph_layers.find_layers(graph)
+    sums = contributions(layer, recorder(x)(graph, "b"), np.random.default_rng(0)).sum(axis=1)
+    outputs = run(made, x)
+    assert np.abs(outputs.reshape(-1)[None] - sums[:, None]).min(axis=1).max() < 1e-4 * np.abs(outputs).max()
+    (change,) = reduce_channels(graph, RIVALS["thinet"], 0.5, record=recorder(x))
+    assert change.after == 4
+
+
 def test_l1_keeps_the_largest():
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(6, 4)) * np.array([5, 0.1, 3, 0.2, 4, 0.3])[:, None]
@@ -105,14 +120,14 @@ def test_cup_keeps_the_largest_of_each_cluster():
     """Two groups of channels by the norms of their kernels; of each the longest is left, as it is."""
     rng = np.random.default_rng(1)
     size = np.array([1.0, 1.02, 0.98, 4.0, 4.1, 3.9])
+    columns = np.array([1, 1.001, 1.002, 1.003])  # weights of two values would be those of a binary layer
+    leaving = np.linspace(2, 2.005, 6)[:, None] * np.ones(3)
     directions = np.sign(rng.normal(size=(6, 4)))  # norms of single weights do not see signs
     made = model("net (float[N, 4] x) => (float[N, 3] y) { a = Gemm<transB = 1>(x, w1) b = Relu(a) y = Gemm(b, w2) }",
-                 {"w1": directions * size[:, None], "w2": np.full((6, 3), 2)})  # fmt: skip
+                 {"w1": directions * size[:, None] * columns, "w2": leaving})  # fmt: skip
     graph = gs.import_onnx(made)
     (layer,), _ = graph_layers.find_layers(graph)
-    np.testing.assert_allclose(
-        kernel_norms(layer), np.hstack([np.repeat(size[:, None], 4, 1), np.full((6, 3), 2)]), rtol=1e-6
-    )
+    np.testing.assert_allclose(kernel_norms(layer), np.hstack([size[:, None] * columns, leaving]), rtol=1e-6)
     reduce_channels(graph, RIVALS["cup"], 2 / 6)
     (left,), _ = graph_layers.find_layers(graph)
     np.testing.assert_allclose(np.abs(graph_layers.raw_layer(left).inputs[:, 0]), [1.02, 4.1], rtol=1e-6)
