@@ -81,6 +81,10 @@ def export(
         raise BadInput(f"unknown exporter {exporter!r}; there are: {', '.join(EXPORTERS)}")
     if weights not in WEIGHT_FORMS:
         raise BadInput(f"unknown form of weights {weights!r}; there are: {', '.join(WEIGHT_FORMS)}")
+    if weights == "latent":
+        for name, module in model.named_modules():
+            if isinstance(module, WeightQuantizer) and not module.exportable:
+                raise BadInput(f"{name}: {type(module).__name__} sorts, which cannot be exported; store binary weights")
     frozen = with_binary_weights(model) if weights == "binary" else copy.deepcopy(model)
     frozen.eval()
     image = torch.zeros(2, *image_shape)  # 2 images: a batch of 1 would be taken for a constant

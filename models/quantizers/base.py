@@ -49,6 +49,9 @@ class Stored:
 class WeightQuantizer(nn.Module):
     """Base of weight quantizers: latent [M, ...] float -> effective weights of that shape, two values per channel."""
 
+    exportable = True
+    """Whether the arithmetic from latent to effective weights can be written to ONNX; sorting cannot."""
+
     def forward(self, latent: Tensor) -> Tensor:
         """Return the effective weights."""
         raise NotImplementedError

@@ -52,6 +52,8 @@ class BiHalfWeights(WeightQuantizer):
     positive: the prior of +1, between 0 and 1; 1/2 unless told. Raises ValueError for another.
     """
 
+    exportable = False
+
     def __init__(self, positive: float = 0.5) -> None:
         super().__init__()
         if not 0 <= positive <= 1:
@@ -76,6 +78,8 @@ class PrunedBiHalfWeights(WeightQuantizer):
     alpha = sqrt(2 / D) with D the mean number of weights that a filter keeps. The result has three values: it is no
     binary layer, and stays float when compiled.
     """
+
+    exportable = False
 
     def __init__(self, keep: float = 0.5) -> None:
         super().__init__()

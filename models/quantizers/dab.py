@@ -63,6 +63,8 @@ class _TwoValues(torch.autograd.Function):
 class DabWeights(WeightQuantizer):
     """alpha where a weight is among the K largest of its filter, beta elsewhere; see two_means."""
 
+    exportable = False
+
     def forward(self, latent: Tensor) -> Tensor:
         """Return the two values of each filter in the places of its weights."""
         return _TwoValues.apply(latent)

@@ -23,7 +23,7 @@ class BalancedSignWeights(WeightQuantizer):
         deviation = centered.square().mean(dims, keepdim=True).sqrt()
         standard = centered / deviation.clamp_min(torch.finfo(latent.dtype).tiny)
         size = standard.detach().abs().mean(dims, keepdim=True)
-        scale = torch.where(size > 0, torch.exp2(torch.round(torch.log2(size.clamp_min(1e-12)))), torch.ones_like(size))
+        scale = torch.where(size > 0, 2.0 ** torch.round(torch.log2(size.clamp_min(1e-12))), torch.ones_like(size))
         return scale * SignIdentity.apply(standard)
 
     def constrain_(self, latent: Tensor) -> None:

@@ -5,7 +5,7 @@ Names as in the paper: C~_:,k, a~_k and b~_k are the weights of the neuron that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -96,18 +96,18 @@ def objectives(layer: HiddenLayer, labels: np.ndarray, merged: HiddenLayer) -> n
 
 
 def merge_iterative(layer: HiddenLayer, labels: np.ndarray, iterations: int) -> HiddenLayer:
-    """Algorithm 3: from Algorithm 2's weights, output and input weights are fitted in turns, so many times.
+    """Algorithm 3: from Algorithm 2, output and input weights are fitted in turns, so many times.
 
     Where the weights that a step divides by are all zero, what it would give is left as it is.
     """
     start = merge_multi_output(layer, labels)
     extended, outputs = start.extended, start.outputs.copy()
-    for k, sums in enumerate(cluster_matrices(layer, labels)):
-        for _ in range(iterations):
+    for k, leaving, entering in _clusters_of_several(layer, labels):
+        for _ in range(iterations):  # the sums S_j are leaving^T entering
             if np.any(extended[k]):
-                outputs[k] = sums @ extended[k] / (extended[k] @ extended[k])
+                outputs[k] = leaving.T @ (entering @ extended[k]) / (extended[k] @ extended[k])
             if np.any(outputs[k]):
-                extended[k] = outputs[k] @ sums / (outputs[k] @ outputs[k])
+                extended[k] = (leaving @ outputs[k]) @ entering / (outputs[k] @ outputs[k])
     return from_extended(extended, outputs)
 
 
@@ -119,15 +119,25 @@ def merge_rank_one(layer: HiddenLayer, labels: np.ndarray) -> HiddenLayer:
     """
     start = merge_multi_output(layer, labels)
     extended, outputs = start.extended, start.outputs.copy()
-    for k, sums in enumerate(cluster_matrices(layer, labels)):
-        left, values, right = np.linalg.svd(sums, full_matrices=False)
-        length = np.linalg.norm(extended[k])
+    for k, leaving, entering in _clusters_of_several(layer, labels):
+        # The sums have no higher rank than the cluster members: their SVD is one of a small matrix.
+        (left_basis, left_part), (right_basis, right_part) = np.linalg.qr(leaving.T), np.linalg.qr(entering.T)
+        left, values, right = np.linalg.svd(left_part @ right_part.T)
+        length, direction = np.linalg.norm(extended[k]), right_basis @ right[0]
         if values[0] == 0 or length == 0:
             continue
-        side = 1 if right[0] @ extended[k] >= 0 else -1
-        extended[k] = side * length * right[0]
-        outputs[k] = side * values[0] / length * left[:, 0]
+        side = 1 if direction @ extended[k] >= 0 else -1
+        extended[k] = side * length * direction
+        outputs[k] = side * values[0] / length * (left_basis @ left[:, 0])
     return from_extended(extended, outputs)
+
+
+def _clusters_of_several(layer: HiddenLayer, labels: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Number, output weights [r, m] and extended input weights [r, d + 1] of clusters of r > 1; others are fitted."""
+    extended = layer.extended
+    for k in np.flatnonzero(np.bincount(labels) > 1):
+        members = labels == k
+        yield int(k), layer.outputs[members], extended[members]
 
 
 def merge_sign_frozen(layer: HiddenLayer, labels: np.ndarray, iterations: int) -> HiddenLayer:
@@ -137,15 +147,13 @@ def merge_sign_frozen(layer: HiddenLayer, labels: np.ndarray, iterations: int) -
     by their absolute values, and |C~_jk| is fitted to those, or 0 where that would be negative.
     """
     start = merge_multi_output(layer, labels)
-    rows, extended, outputs = layer.extended, start.extended, np.abs(start.outputs)
+    extended, outputs = start.extended, np.abs(start.outputs)
     signs = np.sign(start.outputs)
-    for k in range(start.neurons):
-        members = labels == k
-        same = np.sign(layer.outputs[members]) == signs[k]
-        sums = (np.abs(layer.outputs[members]) * same).T @ rows[members]
+    for k, leaving, entering in _clusters_of_several(layer, labels):
+        same = np.abs(leaving) * (np.sign(leaving) == signs[k])
         for _ in range(iterations):
             if np.any(outputs[k]):
-                extended[k] = outputs[k] @ sums / (outputs[k] @ outputs[k])
+                extended[k] = (same @ outputs[k]) @ entering / (outputs[k] @ outputs[k])
             if np.any(extended[k]):
-                outputs[k] = np.maximum(sums @ extended[k] / (extended[k] @ extended[k]), 0)
+                outputs[k] = np.maximum(same.T @ (entering @ extended[k]) / (extended[k] @ extended[k]), 0)
     return from_extended(extended, signs * outputs)

@@ -69,6 +69,12 @@ def convolutions(path):
         (name, quantizer, *form)
         for name, quantizer in [("vgg_small", "sign"), ("bireal_resnet", "sign"), ("bireal_resnet", "xnor")]
         for form in FORMS
+    ]
+    + [
+        (name, quantizer, exporter, "binary", fold)
+        for name in NETWORKS
+        for quantizer in ("dab", "bi-half", "ir-net")
+        for exporter, fold in (("torchscript", False), ("dynamo", True))
     ],
     ids=lambda values: "-".join(map(str, values)),
 )
@@ -133,6 +139,13 @@ def test_latent_form_keeps_the_quantizer_in_the_graph(tmp_path):
     ops, _ = convolutions(export(model, tmp_path / "m.onnx", SHAPE, weights="latent"))
     assert ops.count("GreaterOrEqual") == 2 * len(model.blocks)  # activations and weights
     assert ops.count("Abs") == len(model.blocks)
+
+
+@pytest.mark.parametrize("quantizer", ["dab", "bi-half", "bi-half-pruned"])
+def test_latent_forms_that_sort_are_refused(tmp_path, quantizer):
+    with pytest.raises(BadInput, match="sorts, which cannot be exported; store binary weights"):
+        export(network("vgg_small", quantizer), tmp_path / "m.onnx", SHAPE, weights="latent")
+    assert not list(tmp_path.iterdir())
 
 
 def test_equal_parameters_are_stored_apart(tmp_path):
