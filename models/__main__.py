@@ -156,6 +156,10 @@ def network_options(network: str, given: dict[str, Any], more: tuple[str, ...], 
 @click.option("--shift", type=click.IntRange(0), help="Augmentation: largest shift in pixels [default: the data set's]")
 @click.option("--flip/--no-flip", default=None, help="Augmentation: mirror images [default: the data set's]")
 @click.option("--bf16", is_flag=True, help="bfloat16 convolutions while training (faster where the CPU has them).")
+@click.option(
+    "--mst-weight", type=float, default=0.0, help="lambda of the distance of filters from centers; 4e-6, say."
+)
+@click.option("--mst-centers", type=click.IntRange(1), default=1, help="Centers of each layer.")
 @click.option("--seed", type=int, default=0)
 @threads_option
 @click.option("--resume", is_flag=True, help="Continue the run in OUT, if there is one.")

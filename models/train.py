@@ -26,6 +26,7 @@ from bnncc.models.augment import augment
 from bnncc.models.data import DataSet
 from bnncc.models.evaluate import evaluate
 from bnncc.models.layers import constrain_weights
+from bnncc.models.mst_training import CenterLoss, tree_cost
 from bnncc.models.networks import build_network
 
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -38,7 +39,8 @@ class TrainConfig:
 
     `options` are the network's constructor arguments. `lr` is the first learning rate of a cosine that ends at 0.
     `bf16` computes convolutions in bfloat16 (autocast) during training only; weights, batch-norm statistics and every
-    evaluation stay float32. `shift` and `flip` set the augmentation.
+    evaluation stay float32. `shift` and `flip` set the augmentation. `mst_weight` is the lambda of
+    `bnncc.models.mst_training.CenterLoss`, 0 for none; `mst_centers` and `mst_refresh` are its other arguments.
     """
 
     dataset: str
@@ -53,6 +55,9 @@ class TrainConfig:
     shift: int = 0
     flip: bool = False
     bf16: bool = False
+    mst_weight: float = 0.0
+    mst_centers: int = 1
+    mst_refresh: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,6 +71,11 @@ class TrainConfig:
             raise BadInput(f"label smoothing {self.label_smoothing} is not in [0, 1)")
         if self.shift < 0:
             raise BadInput(f"shift {self.shift} is negative")
+        if not 0 <= self.mst_weight < math.inf or self.mst_centers < 1 or self.mst_refresh < 1:
+            raise BadInput(
+                f"mst: weight {self.mst_weight}, centers {self.mst_centers} and refresh {self.mst_refresh} are not "
+                "numbers of at least 0, 1 and 1"
+            )
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -119,6 +129,13 @@ def train(
             "test_accuracy": round(score.accuracy, 6),
             "seconds": round(time.perf_counter() - started, 3),
         }
+        if config.mst_weight:
+            cost = tree_cost(run.model)
+            entry |= {
+                "mst_bits": cost.mst / cost.dense,
+                "tree_bits": cost.steiner / cost.dense,
+                "mst_depth": cost.depth,
+            }
         run.finish_epoch(epoch + 1, entry)
         if on_epoch:
             on_epoch(entry)
@@ -135,6 +152,7 @@ class _Run:
         self.optimizer = OPTIMIZERS[config.optimizer](
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
+        self.centers = CenterLoss(self.model, config.mst_weight, config.mst_centers, config.mst_refresh)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.history: list[dict[str, object]] = []
         self.epoch = 0
@@ -156,6 +174,7 @@ class _Run:
             raise BadInput(f"{self.out / CHECKPOINT_NAME}: was made with another {', '.join(differing)}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.centers.load_state_dict(state["centers"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         self.history, self.epoch = state["history"], state["epoch"]
@@ -191,6 +210,8 @@ class _Run:
         if logits.shape[1] == 1:  # of the second class; the first one's is 0
             logits = F.pad(logits, (1, 0))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        if self.config.mst_weight:
+            loss = loss + self.centers()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -212,6 +233,7 @@ class _Run:
                 "epoch": epoch,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "centers": self.centers.state_dict(),
                 "generator": self.generator.get_state(),
                 "torch_rng": torch.get_rng_state(),
                 "history": self.history,

@@ -61,15 +61,15 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def stored(self, latent: Tensor) -> Stored:
-        """Return the bits and values of the effective weights; a channel of one value has it as both.
+        """Return the bits and values of the effective weights; of a channel of one value the bit is its sign.
 
         Raises ValueError where a channel takes a third value.
         """
         weight = self(latent)
         rows = weight.flatten(1)
         high, low = rows.amax(1), rows.amin(1)
-        bits = rows == high[:, None]
-        if not bool((bits | (rows == low[:, None])).all()):
+        bits = torch.where((high == low)[:, None], rows >= 0, rows == high[:, None])
+        if not bool(((rows == high[:, None]) | (rows == low[:, None])).all()):
             raise ValueError(f"{type(self).__name__} gives more than two values in an output channel")
         return Stored(bits.reshape(weight.shape), high, low)
 

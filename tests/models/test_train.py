@@ -63,8 +63,13 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "sgd", "lr": 0.05, "label_smoothing": 0.1}, {"bf16": True, "flip": True}],
-    ids=["adam", "sgd", "bf16"],
+    [
+        {},
+        {"optimizer": "sgd", "lr": 0.05, "label_smoothing": 0.1},
+        {"bf16": True, "flip": True},
+        {"mst_weight": 1e-4, "mst_centers": 2, "mst_refresh": 9},
+    ],
+    ids=["adam", "sgd", "bf16", "mst"],
 )
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, digits, changes):
     def stop_after_first(entry):
