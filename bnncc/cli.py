@@ -7,6 +7,7 @@ cause. Results go to stdout, progress to stderr and only when that is a terminal
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import sys
@@ -573,9 +574,9 @@ def tropnnc_sweep_command(
             progress,
         )
     _write_json(report, json_file, inputs)
+    emit_tables(lambda console: print_sweep(report, console))
     if plot is not None:
         plot_sweep(report, plot)
-    emit_tables(lambda console: print_sweep(report, console))
 
 
 def _check_files(json_file: Path | None, plot: Path | None, inputs: Sequence[Path | None]) -> None:
@@ -586,6 +587,8 @@ def _check_files(json_file: Path | None, plot: Path | None, inputs: Sequence[Pat
     _check_json(plot, inputs)
     if plot is not None and plot.suffix != ".png":
         raise BadInput(f"{plot}: the plot is a PNG; give it a name that ends in .png")
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise BadInput("--plot needs matplotlib: pip install matplotlib")
 
 
 @main.command("tropnnc-table")
@@ -639,6 +642,6 @@ def tropnnc_table_command(
     with progress_line() as progress:
         report = tropnnc_table(model, data, amount, values, names, seeds or (0,), _config(**options), which, progress)
     _write_json(report, json_file, inputs)
+    emit_tables(lambda console: print_table(report, console))
     if plot is not None:
         plot_table(report, plot)
-    emit_tables(lambda console: print_table(report, console))

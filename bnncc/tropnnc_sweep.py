@@ -188,6 +188,8 @@ def print_sweep(report: SweepReport, console: Console) -> None:
     console.print(whole)
     quality = "accuracy" if report.accuracy is not None else "same class" if report.samples else "bound"
     texts = [f"optimal: no other is as good in parameters, operations and {quality}, and better in one"]
+    if quality == "bound":
+        texts[0] += "; bounds say little of accuracy, which --data tells"
     texts.append("bound: of the layers' errors, as a share of the bound of their outputs; their mean")
     texts += ["same: samples with the class of the whole network"] if report.samples else []
     texts.append("least: channels of the smallest layer")
@@ -198,19 +200,16 @@ def print_sweep(report: SweepReport, console: Console) -> None:
 
 
 def plot_sweep(report: SweepReport, path: Path) -> None:
-    """Draw accuracy (or same class, or the error bound) over parameters, a line per distance, as a PNG.
+    """Draw accuracy (or same class, or the error bound) over parameters, a line per distance, as a PNG."""
+    from matplotlib.figure import Figure  # optional, and heavy to import
 
-    Raises BadInput without matplotlib.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise BadInput("a plot needs matplotlib: pip install matplotlib") from error
     name = "accuracy" if report.accuracy is not None else "same_class" if report.samples else "error_bound"
     if any(getattr(row, name) is None for row in report.rows):
         raise BadInput("nothing to draw: no samples, and no bounds behind other activations than ReLU")
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
+    if report.accuracy is not None:
+        axes.axhline(100 * report.accuracy, color="gray", linewidth=1, linestyle=":", label="all channels")
     markers = itertools.cycle("osD^")
     for threshold in dict.fromkeys(row.threshold for row in report.rows):
         rows = sorted((row for row in report.rows if row.threshold == threshold), key=lambda row: row.params)
@@ -226,5 +225,5 @@ def plot_sweep(report: SweepReport, path: Path) -> None:
     axes.set_title(Path(report.model).name, fontsize=11)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right" if report.samples else "upper right")
     figure.savefig(path, dpi=150)

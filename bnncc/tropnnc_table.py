@@ -120,6 +120,7 @@ def tropnnc_table(
     for value in values:
         if not 0 < value <= 1:
             raise BadInput(f"{amount.replace('_', '-')} is {value:g}, not a share above 0 and at most 1")
+    missing, left = no_layers([]), []
     for seed in seeds:
         if not 0 <= seed < 2**32:
             raise BadInput(f"seed {seed} is not a whole number from 0 to 2**32 - 1")
@@ -144,8 +145,10 @@ def tropnnc_table(
         for name, (mode, clusters) in found.items():
             layers, notes = _layers(graph, mode, which)
             if not layers:
-                raise no_layers(notes)
-            report.notes = report.notes or [f"{note.node}: {note.text}" for note in notes]
+                missing = no_layers(notes)
+                report.notes.append(f"{name}: {missing}")
+                continue
+            left += [f"{note.node}: {note.text}" for note in notes]
             report.any_activation |= not all(layer.is_relu for layer in layers)
             for value in values:
                 say(f"{name}: {value:g}")
@@ -155,6 +158,9 @@ def tropnnc_table(
                 report.rows.append(
                     TableRow(name, amount, value, count_params(last), count_flops(last), mean, accuracies)
                 )
+    if not report.rows:
+        raise missing
+    report.notes += dict.fromkeys(left)
     return report
 
 
@@ -220,11 +226,13 @@ def print_table(report: TableReport, console: Console) -> None:
         rows.add_column(f"{value:.4g}", justify="right", no_wrap=True)
     rows.add_row("(all channels)", *[f"{report.accuracy:.2%}"] * len(values))
     for name in report.methods:
-        rows.add_row(name, *(_accuracy_text(row) for row in report.rows if row.method == name))
+        mine = [row for row in report.rows if row.method == name]
+        rows.add_row(name, *([_accuracy_text(row) for row in mine] or ["-"] * len(values)))
     by_costs: dict[tuple[str, ...], list[str]] = {}
     for name in report.methods:
         mine = [row for row in report.rows if row.method == name]
-        by_costs.setdefault(tuple(_cost_text(row) for row in mine), []).append(name)
+        if mine:
+            by_costs.setdefault(tuple(_cost_text(row) for row in mine), []).append(name)
     for costs, names in by_costs.items():
         rows.add_row("params, flops" if len(by_costs) == 1 else f"costs, {_first_of(names)}", *costs)
     console.print(rows, highlight=False)
@@ -234,8 +242,9 @@ def print_table(report: TableReport, console: Console) -> None:
     console.print(f"{Path(report.model).name}, {whole} with all channels; {report.samples} samples, no training")
     if len(report.seeds) > 1:
         console.print(f"Means and standard deviations over seeds {', '.join(map(str, report.seeds))}")
+    found = {row.method for row in report.rows}
     for name, what in report.methods.items():
-        console.print(f" - {name}: {what}", highlight=False)
+        console.print(f" - {name}: {what}" + ("" if name in found else "; no layer for it"), highlight=False)
     if report.any_activation:
         console.print("Behind other activations than ReLU, all of TropNNC's but the default are Algorithm 2.")
     if "thinet" in report.methods:
@@ -258,14 +267,9 @@ def _accuracy_text(row: TableRow) -> str:
 
 
 def plot_table(report: TableReport, path: Path) -> None:
-    """Draw accuracy over the parameters that are left, a line per method, as a PNG.
+    """Draw accuracy over the parameters that are left, a line per method, as a PNG."""
+    from matplotlib.figure import Figure  # optional, and heavy to import
 
-    Raises BadInput without matplotlib.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise BadInput("a plot needs matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     draw_table(report, axes)

@@ -115,17 +115,17 @@ def find_layers(
     layers, notes = graph_layers.find_layers(graph, any_activation)
     if not isinstance(mode, Merging) or not mode.single_output:
         return layers, notes
-    usable = []
+    usable, others = [], []
     for layer in layers:
         outputs = graph_layers.output_count(layer)
         if outputs == 1 and layer.is_relu:
             usable.append(layer)
         elif outputs == 1:
-            notes.append(Note(layer.first.name, f"{layer.activation.op} follows it, and {mode.name} is for ReLU"))
+            others.append(Note(layer.first.name, f"{layer.activation.op} follows it, and {mode.name} is for ReLU"))
         else:
             text = f"'{layer.second.name}' has {outputs} outputs for a channel, and {mode.name} is for one"
-            notes.append(Note(layer.first.name, text))
-    return usable, notes
+            others.append(Note(layer.first.name, text))
+    return usable, others + notes
 
 
 def no_layers(notes: list[Note]) -> BadInput:

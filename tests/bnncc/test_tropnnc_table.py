@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -107,3 +108,23 @@ def test_one_output_is_a_logit_or_a_probability(bnncc, builder, tmp_path):
         report = json.loads((tmp_path / "t.json").read_text())
         assert report["accuracy"] == 1
         assert 0 < np.mean(np.load(tmp_path / "x.npz")["labels"]) < 1
+
+
+def test_a_method_without_a_layer_leaves_the_others(bnncc, network):
+    options = ["--keep", "0.5", "--methods", "zonotope,l1", "--json", network.parent / "t.json"]
+    result = bnncc("tropnnc-table", network, "--data", network.parent / "x.npz", *options)
+    assert result.exit_code == 0, result.output
+    report = json.loads((network.parent / "t.json").read_text())
+    assert [row["method"] for row in report["rows"]] == ["l1"]
+    assert "Zonotope K-means (the same; one output); no layer for it" in result.stdout
+    assert any("zonotope is for one" in note for note in report["notes"])
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_work(bnncc, network, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    for command in ("tropnnc-table", "tropnnc-sweep"):
+        result = bnncc(command, network, "--data", network.parent / "x.npz", "--plot", network.parent / "t.png")
+        assert result.exit_code == 2
+        assert "--plot needs matplotlib: pip install matplotlib" in result.stderr
+        assert not result.stdout
