@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 from bnncc.passes.tropnnc.hidden_layer import HiddenLayer
 
 LINKAGES = ("ward", "average", "complete")
-_STARTS = 10  # of K-means
+_STARTS, _FEW_STEPS = 10, 20  # of K-means
 _MANY_PRODUCTS = 10**9  # of coordinates, for all distances
 _MANY_IN_KMEANS = 3 * 10**9  # of coordinates, for the distances of all vectors from all centers
 
@@ -38,9 +38,9 @@ def neuron_vectors(layer: HiddenLayer, *, bias: bool = True, balanced: bool = Fa
 def kmeans_labels(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """Return labels of `count` clusters of the rows of vectors [n, f], by K-means (scikit-learn's).
 
-    The best of ten starts, or of fewer, one at least, where n * count * f is so large that they would take minutes.
-    Where fewer rows differ than clusters are asked for, there are as many clusters as differing rows. Raises ValueError
-    unless 1 <= count <= n.
+    The best of ten starts; where n * count * f is so large that they would take minutes, twenty steps from Ward's
+    clusters. Where fewer rows differ than clusters are asked for, there are as many clusters as differing rows. Raises
+    ValueError unless 1 <= count <= n.
     """
     _check_count(vectors, count)
     from sklearn.cluster import KMeans  # heavy to import
@@ -51,21 +51,24 @@ def kmeans_labels(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     if count >= len(first):
         return in_order(equal.reshape(-1))
     rows = _in_fewer_dimensions(vectors)
-    work = rows.size * count
-    starts = int(np.clip(_STARTS * _MANY_IN_KMEANS // work, 1, _STARTS))
-    return in_order(KMeans(count, n_init=starts, random_state=seed).fit_predict(rows))
+    if rows.size * count < _MANY_IN_KMEANS:
+        return in_order(KMeans(count, n_init=_STARTS, random_state=seed).fit_predict(rows))
+    start = hierarchical_labels(rows, count)
+    centers = np.array([rows[start == k].mean(axis=0) for k in range(start.max() + 1)])
+    return in_order(KMeans(len(centers), init=centers, n_init=1, max_iter=_FEW_STEPS).fit_predict(rows))
 
 
 def _in_fewer_dimensions(vectors: np.ndarray) -> np.ndarray:
-    """Rows [n, n] at the same distances from each other as many long vectors [n, f]; others as they are.
+    """Rows [n, n] at the same distances from each other as many long vectors [n, f], to 1e-5 of their lengths.
 
-    Long ones are numbers of single precision, and their distances good to that.
+    Others are left as they are.
     """
     n, f = vectors.shape
     if f <= n or n**2 * f < _MANY_PRODUCTS:
         return vectors
-    triangle = np.linalg.qr(vectors.T.astype(np.float32), mode="r")  # V^T = Q R, so that V V^T = R^T R
-    return np.ascontiguousarray(triangle.T)
+    products = vectors @ vectors.T
+    products[np.diag_indices(n)] += 1e-10 * np.trace(products) / n  # so that equal vectors do not make it singular
+    return np.linalg.cholesky(products).astype(np.float32)
 
 
 def hierarchical_labels(vectors: np.ndarray, count: int, method: str = "ward") -> np.ndarray:
