@@ -152,7 +152,12 @@ class _Run:
         self.optimizer = OPTIMIZERS[config.optimizer](
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.centers = CenterLoss(self.model, config.mst_weight, config.mst_centers, config.mst_refresh)
+        self.centers = None
+        if config.mst_weight:
+            try:
+                self.centers = CenterLoss(self.model, config.mst_weight, config.mst_centers, config.mst_refresh)
+            except ValueError as error:  # weights of three values
+                raise BadInput(f"mst: {error}") from error
         self.generator = torch.Generator().manual_seed(config.seed)
         self.history: list[dict[str, object]] = []
         self.epoch = 0
@@ -174,7 +179,8 @@ class _Run:
             raise BadInput(f"{self.out / CHECKPOINT_NAME}: was made with another {', '.join(differing)}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.centers.load_state_dict(state["centers"])
+        if self.centers is not None:
+            self.centers.load_state_dict(state["centers"])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         self.history, self.epoch = state["history"], state["epoch"]
@@ -210,7 +216,7 @@ class _Run:
         if logits.shape[1] == 1:  # of the second class; the first one's is 0
             logits = F.pad(logits, (1, 0))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
-        if self.config.mst_weight:
+        if self.centers is not None:
             loss = loss + self.centers()
         self.optimizer.zero_grad()
         loss.backward()
@@ -233,7 +239,7 @@ class _Run:
                 "epoch": epoch,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "centers": self.centers.state_dict(),
+                "centers": {} if self.centers is None else self.centers.state_dict(),
                 "generator": self.generator.get_state(),
                 "torch_rng": torch.get_rng_state(),
                 "history": self.history,

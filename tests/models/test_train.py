@@ -181,3 +181,15 @@ def test_refused_settings(changes, message):
 def test_batch_larger_than_the_data(tmp_path, digits):
     with pytest.raises(BadInput, match="1438 training images are fewer than the batch of 2000"):
         train(config(batch=2000), *digits, tmp_path)
+
+
+def test_pruned_weights_are_trained_but_have_no_tree(tmp_path, digits):
+    """Of three values: no filters of bits, whose distances a loss could be of."""
+    pruned = {"options": OPTIONS | {"weights": "bi-half-pruned"}, "epochs": 1}
+    train(config(**pruned), *digits, tmp_path / "run")
+    _, model = load_trained(tmp_path / "run" / CHECKPOINT_NAME)
+    for layer in model.modules():
+        if isinstance(layer, BinaryConv2d):
+            assert len(layer.effective_weight().unique()) == 3
+    with pytest.raises(BadInput, match="mst: PrunedBiHalfWeights gives more than two values"):
+        train(config(**pruned, mst_weight=1e-4), *digits, tmp_path / "other")
