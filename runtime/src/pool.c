@@ -154,6 +154,14 @@ static uint64_t join_rows(const pool_job *job, const uint8_t *plane, int64_t top
     return joined;
 }
 
+/* The same where all of a window's rows are inside and the tensor has eight bytes from the last of them on. */
+static inline uint64_t join_inner_rows(const uint8_t *row, size_t step, int64_t taps, uint64_t flip) {
+    uint64_t joined = load_word(row, 8) ^ flip;
+    for (int64_t r = 1; r < taps; r++)
+        joined |= load_word(row + (size_t)r * step, 8) ^ flip;
+    return joined;
+}
+
 /* As pool_rows, where a row and its padding are one word: each step is taken for many output rows, so that compilers
  * make vectors of them. */
 static void pool_narrow_rows(void *argument, size_t piece, size_t begin, size_t end) {
@@ -162,20 +170,30 @@ static void pool_narrow_rows(void *argument, size_t piece, size_t begin, size_t 
     const bnncc_pool_params *params = job->params;
     const size_t plane_bytes = (size_t)params->height * sign_bytes((size_t)params->width);
     const size_t out_bytes = sign_bytes(job->out_width), channels = (size_t)params->channels;
-    const uint64_t inside = low_bits(job->out_width);
+    const uint64_t inside = low_bits(job->out_width), in_row = low_bits((size_t)params->width);
+    const size_t row_bytes = sign_bytes((size_t)params->width), step = (size_t)params->dilations[0] * row_bytes;
+    const size_t extent = (size_t)(params->kernel_shape[0] - 1) * step + 8;
     size_t plane = begin / job->out_height, out_row = begin % job->out_height;
+    size_t channel = params->direction_count == 1 ? 0 : plane % channels;
     (void)piece;
     while (begin < end) {
         const size_t count = smaller(end - begin, MOST);
         uint64_t rows[MOST] = {0}, flips[MOST] = {0};
         for (size_t i = 0; i < count; i++) {
-            flips[i] = params->direction[params->direction_count == 1 ? 0 : plane % channels] > 0 ? 0 : ~UINT64_C(0);
-            rows[i] = join_rows(job, job->x + plane * plane_bytes,
-                                (int64_t)out_row * params->strides[0] - params->pads[0], flips[i])
-                      << params->pads[1];
+            flips[i] = params->direction[channel] > 0 ? 0 : ~UINT64_C(0);
+            const uint8_t *from = job->x + plane * plane_bytes;
+            const int64_t top = (int64_t)out_row * params->strides[0] - params->pads[0];
+            const int64_t last = top + (params->kernel_shape[0] - 1) * params->dilations[0];
+            if (top >= 0 && last < params->height && (size_t)(job->x_end - from) >= (size_t)top * row_bytes + extent)
+                rows[i] =
+                    in_row & join_inner_rows(from + (size_t)top * row_bytes, step, params->kernel_shape[0], flips[i]);
+            else
+                rows[i] = join_rows(job, from, top, flips[i]);
+            rows[i] <<= params->pads[1];
             if (++out_row == job->out_height) {
                 out_row = 0;
                 plane++;
+                channel = channel + 1 < params->direction_count ? channel + 1 : 0;
             }
         }
         for (int64_t taps = 1, more; taps < params->kernel_shape[1]; taps += more) {
@@ -191,8 +209,9 @@ static void pool_narrow_rows(void *argument, size_t piece, size_t begin, size_t 
             for (size_t i = 0; i < count; i++)
                 rows[i] = pick_bits(rows + i, 1, 0, (size_t)params->strides[1], job->out_width);
         uint8_t *to = job->bits + begin * out_bytes;
+        /* Eight bytes at once where this piece has them: those beyond the row are the next rows', which come later. */
         for (size_t i = 0; i < count; i++)
-            store_word(to + i * out_bytes, (rows[i] ^ flips[i]) & inside, out_bytes);
+            store_word(to + i * out_bytes, (rows[i] ^ flips[i]) & inside, (count - i) * out_bytes >= 8 ? 8 : out_bytes);
         begin += count;
     }
 }
