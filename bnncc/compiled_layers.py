@@ -104,6 +104,8 @@ def record_inputs(model: onnx.ModelProto, layers: Iterable[CompiledLayer], name:
     `name` is the model's in errors.
     """
     inner = list(dict.fromkeys(tensor for layer in layers for tensor in layer.inputs if tensor not in feeds))
+    if not inner:
+        return dict(feeds)
     session = InferenceSession(
         exposed(model, inner, name).SerializeToString(), threads=1, sess_options=session_options(OPTIMIZED)
     )

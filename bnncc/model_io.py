@@ -21,6 +21,7 @@ from onnx import checker, external_data_helper, helper
 
 from bnncc.errors import BadInput
 from bnncc.onnxruntime_errors import one_line, runtime_errors
+from bnncc.passes.pack_weights import check_packed_weights
 from bnncc.passes.prepare import KNOWN_DOMAINS, QUANTIZER_DOMAINS, STANDARD_DOMAINS
 from bnncc.runtime.functions import DOMAIN
 
@@ -80,6 +81,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     _check_domains(path, proto)
     external_files = _load_external_data(path, proto)
     _check_graph(path, proto)
+    check_packed_weights(proto, str(path))
 
     digest = hashlib.sha256(content)
     size = len(content)

@@ -17,7 +17,7 @@ from onnx import checker, shape_inference
 from bnncc import __version__, model_io
 from bnncc.benchmark import bench_models
 from bnncc.config import Config
-from bnncc.data import call_inputs, model_inputs, with_input_shapes
+from bnncc.data import FileSamples, call_inputs, load_samples, model_inputs, with_input_shapes
 from bnncc.errors import BadInput, GateFailed
 from bnncc.gates import bench_gates, failures, layer_gates, verify_gates
 from bnncc.kernel_choice import describe_kernels, tune
@@ -32,15 +32,29 @@ from bnncc.model_io import (
     write_model,
 )
 from bnncc.onnxruntime_errors import one_line, runtime_errors
+from bnncc.passes.calibrate import MOST_SAMPLES
 from bnncc.passes.pipeline import Outcome, run_passes
 from bnncc.reference import runnable_file
-from bnncc.report import Report, SizeReport, clustering_report, layer_reports, pass_reports, tree_totals
+from bnncc.report import (
+    LayerSensitivity,
+    Report,
+    SizeReport,
+    binarization_report,
+    clustering_report,
+    layer_reports,
+    pass_reports,
+    tree_totals,
+)
 from bnncc.runtime.functions import DOMAIN
+from bnncc.sensitivity import SAMPLES, measure_sensitivity
 from bnncc.session import UNOPTIMIZED, InferenceSession, session_options
 from bnncc.sign_tensors import SIGN_TENSORS_KEY, sign_tensors_to_json
 from bnncc.verification import compare
 
 Progress = Callable[[str], None]
+
+# Samples at a time where statistics and sensitivities are taken: their activations have to fit into memory.
+_BATCH = 50
 
 
 @dataclasses.dataclass
@@ -62,8 +76,8 @@ def compile(
     """Compile the binary layers of an ONNX file.
 
     `output`: where the compiled file goes (None: nowhere, it is only returned); `data`: an .npz file of real inputs, to
-    verify and measure on beside random ones; `dump_passes`: a folder for the model after each pass; `progress`: called
-    with a line on what is going on.
+    verify, measure and calibrate on; `dump_passes`: a folder for the model after each pass; `progress`: called with a
+    line on what is going on.
 
     Raises BadInput for a model, file or option that cannot be used, and GateFailed, with the report, when the
     compiled model does not agree with the original or a gate fails. After either, `output` is as it was before.
@@ -72,7 +86,10 @@ def compile(
     say = progress or (lambda text: None)
     started = time.perf_counter()
     loaded, target = _open(model, output, data)
-    outcome = _run_passes(loaded, config, dump_passes, say)
+    samples = None
+    if config.binarize and data is not None:
+        samples = load_samples(data, model_inputs(loaded.proto, config.input_shapes, str(loaded.path)))
+    outcome = _run_passes(loaded, config, dump_passes, say, samples)
     compiled: onnx.ModelProto = outcome.model
     layers, passes = layer_reports(outcome.layers), pass_reports(outcome.passes)
     if config.tune:
@@ -106,6 +123,9 @@ def compile(
         ops=count_ops(compiled),
         trees=tree_totals(layers),
         tropnnc=clustering_report(outcome.compression, config.tropnnc),
+        binarize=binarization_report(
+            outcome.binarization, _sensitivities(str(loaded.path), outcome, samples, config, say)
+        ),
     )
     result_name = str(target) if target else f"compiled {loaded.path.name}"
     with staging_folder(target) as folder:
@@ -123,19 +143,22 @@ def compile(
                 config=config,
                 progress=progress,
             )
-        if config.verify and report.tropnnc is not None:
-            say("tropnnc: comparing with the original")
-            report.tropnnc.change = compare(
+        is_lossy = outcome.reference is not outcome.original
+        if config.verify and is_lossy:
+            say("comparing with the original")
+            report.change = compare(
                 outcome.original,
                 outcome.reference,
                 None,
-                names=(str(loaded.path), f"clustered {loaded.path.name}"),
+                names=(str(loaded.path), f"{loaded.path.name} after what is lossy"),
                 data=data,
                 config=config,
                 progress=progress,
                 max_rel_diff=math.inf,
             )
-        judged = report.verify if report.tropnnc is None else report.tropnnc.change
+            if report.tropnnc is not None:
+                report.tropnnc.change = report.change
+        judged = report.change if is_lossy else report.verify
         report.gates = [*layer_gates(config, layers), *verify_gates(config, judged)]
         if config.min_speedup is not None or (config.verify and report.tropnnc is not None):
             say("bench")
@@ -163,7 +186,11 @@ def _open(
 
 
 def _run_passes(
-    loaded: LoadedModel, config: Config, dump_passes: str | os.PathLike[str] | None, say: Progress
+    loaded: LoadedModel,
+    config: Config,
+    dump_passes: str | os.PathLike[str] | None,
+    say: Progress,
+    samples: FileSamples | None = None,
 ) -> Outcome:
     dump = None
     if dump_passes is not None:
@@ -191,12 +218,27 @@ def _run_passes(
         say(name)
 
     try:
-        return run_passes(model, config, progress=begin, dump=dump)
+        batches = None if samples is None else samples.first(MOST_SAMPLES, _BATCH)
+        return run_passes(model, config, progress=begin, dump=dump, samples=batches)
     except BadInput as error:
         raise BadInput(f"{loaded.path}: {error}") from error
     except (*runtime_errors(), checker.ValidationError, shape_inference.InferenceError) as error:
         # The passes call onnx and onnxruntime, to infer shapes and to fold constants: what those refuse of a model.
         raise BadInput(f"{loaded.path}: pass {running}: {one_line(error)}") from error
+
+
+def _sensitivities(
+    name: str, outcome: Outcome, samples: FileSamples | None, config: Config, say: Progress
+) -> dict[str, LayerSensitivity] | None:
+    """What each binarized layer costs by itself, where there is data to tell by and results are compared at all."""
+    if samples is None or not config.verify:
+        return None
+    try:
+        return measure_sensitivity(outcome.binarization, samples.first(SAMPLES, _BATCH), samples.labels, config, say)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from error
+    except runtime_errors() as error:
+        raise BadInput(f"{name}: onnxruntime cannot run it: {one_line(error)}") from error
 
 
 def _check_loads(loaded: LoadedModel) -> None:
@@ -212,6 +254,8 @@ def _check_loads(loaded: LoadedModel) -> None:
 def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | None) -> Report:
     """Report what the passes would make of a model, without writing anything."""
     started = time.perf_counter()
+    if config.binarize:
+        config = config.replace(binarize={**config.binarize, "calibrate": False})  # which takes data
     outcome = _run_passes(loaded, config, None, progress or (lambda text: None))
     layers = layer_reports(outcome.layers)
     describe_kernels(outcome.model, layers)
@@ -228,6 +272,7 @@ def inspect_original(loaded: LoadedModel, config: Config, progress: Progress | N
         ops=count_ops(outcome.model),
         trees=tree_totals(layers),
         tropnnc=clustering_report(outcome.compression, config.tropnnc),
+        binarize=binarization_report(outcome.binarization),
         seconds=time.perf_counter() - started,
     )
 

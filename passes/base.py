@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,10 +26,15 @@ class Note:
 
 @dataclass
 class PassResult:
-    """Whether a pass changed the graph, and its notes."""
+    """Whether a pass changed the graph, and its notes.
+
+    lossy: it changed what the network computes, as the user asked. What it left is what compiled models are held to,
+    bit for bit; how far that is from the original is measured and reported by itself.
+    """
 
     changed: bool = False
     notes: list[Note] = field(default_factory=list)
+    lossy: bool = False
 
     def note(self, node: str, text: str) -> None:
         self.notes.append(Note(node, text))
@@ -115,7 +120,9 @@ class Context:
 
     layers: by node name, in graph order. binarizers: by the name of their +-1 tensor, as canonicalize found them.
     sign_tensors: filled by lowering; passes after it keep the names of packed tensors. compression: what TropNNC did
-    (passes/cluster_channels.py). progress: to be told, in a line, of what takes long.
+    (passes/cluster_channels.py). binarization: what became of float weights (passes/binarize_weights.py,
+    passes/calibrate.py). samples: the user's inputs, a batch each, by name; None without data. progress: to be told, in
+    a line, of what takes long.
     """
 
     config: Any
@@ -124,6 +131,8 @@ class Context:
     binarizers: dict[str, Binarizer] = field(default_factory=dict)
     sign_tensors: list[SignTensor] = field(default_factory=list)
     compression: Any = None
+    binarization: Any = None
+    samples: Sequence[Mapping[str, np.ndarray]] | None = None
     progress: Callable[[str], None] | None = None
 
 
@@ -131,8 +140,8 @@ class Pass(Protocol):
     """A rewrite of the whole graph with one subject.
 
     Every pass is idempotent, leaves graph inputs and outputs (names, order, types) as they were, never edits an
-    initializer in place (another node may read it), and leaves a graph of standard ops that computes the same function;
-    only from lowering on there are ops of the domain `bnncc`.
+    initializer in place (another node may read it), and leaves a graph of standard ops that computes the same function,
+    unless it says that it is lossy; only from lowering on there are ops of the domain `bnncc`.
     """
 
     name: str

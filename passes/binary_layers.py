@@ -91,13 +91,34 @@ def weights_of(node: gs.Node) -> np.ndarray | None:
     values = g.constant(node.inputs[1])
     if values is None or values.dtype != np.float32:
         return None
+    return filters_first(node, values)
+
+
+def filters_first(node: gs.Node, values: np.ndarray) -> np.ndarray | None:
+    """Weights as a layer stores them with the output channel first; None for what is no filters and no matrix."""
     if node.op == "Conv":
         return values
-    if node.op == "MatMul":
-        return values.T if values.ndim == 2 else None
-    if node.op == "Gemm":
-        return values if node.attrs.get("transB", 0) else values.T
+    if node.op == "ConvTranspose" and values.ndim > 2:  # stored [C, M / group, ...]
+        group = node.attrs.get("group", 1)
+        grouped = values.reshape(group, -1, *values.shape[1:])
+        return grouped.swapaxes(1, 2).reshape(-1, grouped.shape[1], *values.shape[2:])
+    if node.op in ("Gemm", "MatMul") and values.ndim == 2:
+        return values if _has_rows(node) else values.T
     return None
+
+
+def as_stored(node: gs.Node, filters: np.ndarray) -> np.ndarray:
+    """Weights with the output channel first as a layer stores them: the other way from `filters_first`."""
+    if node.op == "ConvTranspose":
+        group = node.attrs.get("group", 1)
+        grouped = filters.reshape(group, -1, *filters.shape[1:])
+        return grouped.swapaxes(1, 2).reshape(-1, grouped.shape[1], *filters.shape[2:])
+    return filters if node.op == "Conv" or _has_rows(node) else filters.T
+
+
+def _has_rows(node: gs.Node) -> bool:
+    """Whether a matrix product stores a row per output."""
+    return node.op == "Gemm" and bool(node.attrs.get("transB", 0))
 
 
 def is_binary(node: gs.Node) -> bool:
@@ -122,3 +143,9 @@ def fan_in(node: gs.Node) -> int:
 def fan_in_of(weights: np.ndarray) -> int:
     """Number of products in one output of a layer of weights [M, ...]."""
     return int(weights.size // weights.shape[0])
+
+
+def is_padded(node: gs.Node) -> bool:
+    """Whether padding leaves out products of a binary layer at the edges; a Pad with signs is taken for such."""
+    padded = node.op == "Conv" and (any(node.attrs.get("pads", [])) or "auto_pad" in node.attrs)
+    return padded or any(step.op == "Pad" for step in sign_path(node.inputs[0]).nodes)

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from bnncc.passes import binary_layers as bl
 from bnncc.passes import graph as g
 from bnncc.passes.base import LAYER_OPS, Context, LayerRecord, PassResult
+from bnncc.passes.exact_sums import trailing_exponent
 
 # Straight-through residue r + (c - r) is off by a few roundings of float32 (2**-24 each).
 VALUE_TOLERANCE = 2.0**-21
@@ -68,11 +69,16 @@ class CanonicalizeWeights:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassResult:
         result = PassResult()
+        binarized = context.binarization.layers if context.binarization is not None else []
+        chosen = {layer.node for layer in binarized}
         for node in [node for node in graph.nodes if node.op in LAYER_OPS]:
             record = context.layers.get(node.name)
             if record is None:
                 continue
             reason = _canonicalize(graph, node, record, result)
+            if record.status == "weight-binary" and node.name in chosen:
+                # What the user asked for: no layer that was trained to be binary and is not.
+                record.candidate, reason = False, "weights binarized without training, float activations"
             if reason:
                 record.reason = reason
                 if record.candidate:
@@ -123,10 +129,7 @@ def _sums_exactly(node: gs.Node, weights: BinaryWeights, path: bl.SignPath) -> b
         return False
     alpha = np.float32(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else np.float32(1)
     step = weights.scale.astype(np.float64) * path.scale * alpha
-    mantissas = (np.frexp(step)[0] * 2.0**53).astype(np.int64)
-    trailing = np.array([(int(m) & -int(m)).bit_length() - 1 if m else 53 for m in mantissas])
-    bits = 53 - trailing + bl.fan_in_of(weights.signs).bit_length()
-    return bool((bits <= 24).all())
+    return bool((np.abs(step) * bl.fan_in_of(weights.signs) <= np.exp2(trailing_exponent(step) + 24)).all())
 
 
 def _unsupported(node: gs.Node, path: bl.SignPath) -> str | None:

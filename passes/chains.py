@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,15 +40,23 @@ def integer_chain(comparison: binarizers.Comparison) -> Chain | None:
     return chain_to(comparison.source, comparison.threshold.size > 1 or comparison.direction.size > 1)
 
 
-def chain_to(tensor: gs.Tensor, per_channel: bool = False) -> Chain | None:
-    """The chain from a binary layer to a tensor, else None. per_channel: what comes next differs between channels."""
+def gives_integers(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is what a binary layer gives."""
+    node = g.producer(tensor)
+    return node is not None and bl.is_binary(node)
+
+
+def chain_to(
+    tensor: gs.Tensor, per_channel: bool = False, is_source: Callable[[gs.Tensor], bool] = gives_integers
+) -> Chain | None:
+    """The chain from a source to a tensor, else None. per_channel: what comes next differs between channels."""
     nodes: list[gs.Node] = []
     while True:
+        if is_source(tensor):
+            return Chain(tensor, nodes[::-1])
         node = g.producer(tensor)
         if node is None:
             return None
-        if bl.is_binary(node):
-            return Chain(tensor, nodes[::-1])
         step = _step_back(node, per_channel)
         if step is None:
             return None

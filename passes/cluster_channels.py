@@ -1,7 +1,6 @@
 """tropnnc: hidden channels of float ReLU layers that do nearly the same become one (passes/tropnnc).
 
-The one pass that changes what a network computes: it runs before all that is exact, and its result is what compiled
-models are held to bit for bit. How far it is from the original is measured and reported by itself.
+A pass that changes what a network computes, so it runs before all that is exact.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from bnncc.errors import BadInput
-from bnncc.passes import binary_layers as bl
 from bnncc.passes import graph as g
 from bnncc.passes.base import LAYER_OPS, Context, Note, PassResult
 from bnncc.passes.fold_batchnorm import FoldBatchNorm
@@ -77,7 +75,7 @@ class ClusterChannels:
             for layer in layers
             if not layer.is_relu
         ]
-        result = PassResult(any(change.after < change.before for change in changes), notes)
+        result = PassResult(any(change.after < change.before for change in changes), notes, lossy=True)
         _record_sizes(graph, context)
         return result
 
@@ -143,6 +141,6 @@ def _record_sizes(graph: gs.Graph, context: Context) -> None:
     for node in graph.nodes:
         record = context.layers.get(node.name)
         if record is not None and node.op in LAYER_OPS:
-            constants = [g.constant(tensor) for tensor in node.inputs[1:]]
-            record.size_after = sum(values.nbytes for values in constants if values is not None)
-            record.weight_count = int(bl.weights_of(node).size)
+            constants = [values for tensor in node.inputs[1:] if (values := g.constant(tensor)) is not None]
+            record.size_after = sum(values.nbytes for values in constants)
+            record.weight_count = int(constants[0].size)

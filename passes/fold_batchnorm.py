@@ -89,7 +89,7 @@ def _fold_into_producer(graph: gs.Graph, norm: gs.Node, scale: np.ndarray, shift
         if added is not None:
             source, layer = data, g.producer(data)
     if layer is None or layer.op not in LAYER_OPS:
-        return "no layer before it"
+        return "no layer right before it"
     if not g.has_one_use(graph, source):
         return f"'{layer.name}' has other readers"
     weights, bias = g.constant(layer.inputs[1]), _bias(layer)
@@ -140,7 +140,7 @@ def _fold_into_reader(
         return "it has several readers"
     layer = value.outputs[0]
     if layer.op not in ("Conv", "Gemm", "MatMul") or layer.inputs[0] is not value:
-        return "no layer after it"
+        return "no layer right after it"
     record = context.layers.get(layer.name)
     if record is not None and record.status == "weight-binary":
         return f"'{layer.name}' has binary weights, which folding would spoil"

@@ -44,6 +44,16 @@ def nested_nodes(graph: gs.Graph) -> list[gs.Node]:
     return inner
 
 
+def reads(node: gs.Node) -> list[gs.Tensor]:
+    """The tensors that a node reads, those that its branches take from outside included."""
+    tensors = list(node.inputs)
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            for inner in value.nodes:
+                tensors += reads(inner)
+    return tensors
+
+
 def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
     """An input that may be absent, or present with an empty name."""
     tensor = node.inputs[index] if len(node.inputs) > index else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -19,6 +20,7 @@ from bnncc.passes.fold_batchnorm import FoldBatchNorm
 from bnncc.passes.fuse_epilogues import FuseEpilogues
 from bnncc.passes.lower import Lower
 from bnncc.passes.order_filters import OrderFilters
+from bnncc.passes.pack_weights import PackWeights
 from bnncc.passes.prepare import default_opset, reference_model
 from bnncc.passes.restore_signs import RestoreSigns
 from bnncc.passes.simplify import Simplify
@@ -26,6 +28,7 @@ from bnncc.passes.thresholds import Thresholds
 from bnncc.runtime.functions import DOMAIN, VERSION, functions_for
 
 if TYPE_CHECKING:
+    from bnncc.passes.binarize_weights import Binarization
     from bnncc.passes.cluster_channels import Compression
 
 
@@ -43,8 +46,8 @@ class PassRecord:
 class Outcome:
     """A compilation: the compiled model (no metadata yet), the reference it is compared with, and the records.
 
-    Where channels were clustered, the reference is what that gave, and `original` what it was made from; else both are
-    the same.
+    Where a lossy pass was asked for, the reference is what the last of them left, and `original` what it was made from;
+    else both are the same.
     """
 
     model: onnx.ModelProto
@@ -54,6 +57,7 @@ class Outcome:
     layers: list[LayerRecord]
     sign_tensors: list[SignTensor]
     compression: Compression | None
+    binarization: Binarization | None
 
 
 def passes_for(config: Any) -> list[Pass]:
@@ -64,6 +68,14 @@ def passes_for(config: Any) -> list[Pass]:
         from bnncc.passes.tropnnc.settings import read_settings
 
         passes.append(ClusterChannels(read_settings(config.tropnnc)))
+    if config.binarize:
+        from bnncc.passes.binarize_weights import BinarizeWeights, read_settings
+        from bnncc.passes.calibrate import Calibrate
+
+        settings = read_settings(config.binarize)
+        passes.append(BinarizeWeights(settings))
+        if settings.calibrate:
+            passes.append(Calibrate())
     passes += [CanonicalizeBinarizers(), CanonicalizeWeights(), RestoreSigns(), Thresholds()]
     if config.fold_batchnorm:
         passes.append(FoldBatchNorm())
@@ -73,6 +85,8 @@ def passes_for(config: Any) -> list[Pass]:
             passes.append(FuseEpilogues())
         if config.tree:
             passes.append(OrderFilters())
+        if config.pack_weights:
+            passes.append(PackWeights())
     check_order(passes)
     return passes
 
@@ -92,13 +106,16 @@ def run_passes(
     config: Any,
     progress: Callable[[str], None] | None = None,
     dump: Callable[[str, onnx.ModelProto], None] | None = None,
+    samples: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> Outcome:
     """Compile a model. `progress` is told each pass's name; `dump` is given the model after each.
+
+    `samples`: inputs by name, batch by batch, for passes that take statistics.
 
     Raises BadInput for a model that cannot be taken.
     """
     with G_LOGGER.suppress():  # onnx-graphsurgeon warns of large folded constants, which weights are
-        return _run(model, config, progress, dump)
+        return _run(model, config, progress, dump, samples)
 
 
 def _run(
@@ -106,12 +123,13 @@ def _run(
     config: Any,
     progress: Callable[[str], None] | None,
     dump: Callable[[str, onnx.ModelProto], None] | None,
+    samples: Sequence[Mapping[str, np.ndarray]] | None,
 ) -> Outcome:
     start = time.perf_counter()
     original, changes = reference_model(model)
     reference = original
     records = [PassRecord("prepare", bool(changes), changes, time.perf_counter() - start)]
-    context = Context(config=config, opset=default_opset(reference), progress=progress)
+    context = Context(config=config, opset=default_opset(reference), progress=progress, samples=samples)
     graph = gs.import_onnx(reference)
     for step in passes_for(config):
         if progress is not None:
@@ -119,7 +137,7 @@ def _run(
         start = time.perf_counter()
         result = step.apply(graph, context)
         records.append(PassRecord(step.name, result.changed, result.notes, time.perf_counter() - start))
-        if context.compression is not None and reference is original:
+        if result.lossy:
             reference = _export(graph, original)
         if isinstance(step, Simplify):
             context.layers = _layers(graph, [node.name for node in reference.graph.node])
@@ -129,7 +147,14 @@ def _run(
     for record in context.layers.values():
         record.size_after = record.size_after or record.size_before
     return Outcome(
-        compiled, reference, original, records, list(context.layers.values()), context.sign_tensors, context.compression
+        compiled,
+        reference,
+        original,
+        records,
+        list(context.layers.values()),
+        context.sign_tensors,
+        context.compression,
+        context.binarization,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from bnncc.passes import binarizers
+from bnncc.passes import binarizers, offset_sums
 from bnncc.passes import binary_layers as bl
 from bnncc.passes import elementwise as ew
 from bnncc.passes import graph as g
@@ -66,9 +66,7 @@ def _zero_of_sums(chain: Chain, context: Context) -> str | None:
     layer = g.producer(chain.source)
     weights, bound = bl.weights_of(layer), bl.fan_in(layer)
     function = ew.ChainFunction(chain.elementwise, weights.shape[0], context.opset)
-    padded = layer.op == "Conv" and (any(layer.attrs.get("pads", [])) or "auto_pad" in layer.attrs)
-    padded = padded or any(node.op == "Pad" for node in bl.sign_path(layer.inputs[0]).nodes)
-    every_parity = padded and weights.shape[1] % 2 == 1
+    every_parity = bl.is_padded(layer) and weights.shape[1] % 2 == 1
     for integers, values in function.over_integers(bound):
         reachable = np.ones_like(integers, bool) if every_parity else integers % 2 == bound % 2
         hit = (values == 0) & reachable
@@ -91,6 +89,9 @@ def exact_zero(tensor: gs.Tensor, context: Context) -> str | None:
     chain = chain_to(tensor)
     if chain is not None:
         return _zero_of_sums(chain, context)
+    chain = chain_to(tensor, is_source=lambda source: offset_sums.match(source) is not None)
+    if chain is not None:
+        return offset_sums.zero_of(offset_sums.match(chain.source), chain.elementwise, context.opset)
     here = f"after {node.op} '{node.name}'"
     if node.op in _MAKES_ZEROS:
         return here

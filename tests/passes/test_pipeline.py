@@ -11,11 +11,19 @@ from bnncc.passes.pipeline import check_order, passes_for
 from bnncc.passes.simplify import Simplify
 
 
-@pytest.mark.parametrize(("fold", "lower", "tree"), list(itertools.product((False, True), repeat=3)))
-def test_every_config_has_an_order_that_holds(fold, lower, tree):
-    names = [step.name for step in passes_for(Config(fold_batchnorm=fold, lower=lower, tree=tree))]
-    assert ("fold-batchnorm" in names, "lower" in names, "order-filters" in names) == (fold, lower, lower and tree)
+@pytest.mark.parametrize(("fold", "lower", "tree", "pack"), list(itertools.product((False, True), repeat=4)))
+def test_every_config_has_an_order_that_holds(fold, lower, tree, pack):
+    config = Config(fold_batchnorm=fold, lower=lower, tree=tree, pack_weights=pack)
+    names = [step.name for step in passes_for(config)]
+    assert ("fold-batchnorm" in names, "lower" in names) == (fold, lower)
+    assert ("order-filters" in names, "pack-weights" in names) == (lower and tree, lower and pack)
     assert len(set(names)) == len(names)
+
+
+def test_what_is_lossy_comes_before_what_is_exact():
+    config = Config(tropnnc={"keep": 0.5}, binarize={"method": "dab", "calibrate": True})
+    names = [step.name for step in passes_for(config)]
+    assert names[:5] == ["simplify", "tropnnc", "binarize-weights", "calibrate", "canonicalize-binarizers"]
 
 
 def test_what_a_pass_requires_must_come_before_it():
