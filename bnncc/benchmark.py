@@ -84,7 +84,7 @@ def bench(
         subjects = [_Subject(runnable_file(item, folder), str(item.path), _runnable(item)) for item in loaded]
         first = subjects[0]
         if layers and not any(map(is_binary_layer, first.proto.graph.node)):
-            raise BadInput(f"{first.name}: has no binary layers to time: give a compiled model")
+            raise BadInput(f"{first.name}: has no binary layers to time, as compiled models have")
         feeds, size = _inputs(subjects, batch, data, config)
         report = _time(subjects, feeds, size, threads, data, repeats, min_time, progress, in_a_row)
         if profile:

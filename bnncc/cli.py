@@ -265,17 +265,57 @@ _tropnnc = click.option(
 )
 
 
+_binarize = _options(
+    click.option(
+        "--binarize",
+        type=click.Choice(["dab", "bihalf", "xnor"]),
+        help="Give float layers weights of two values per filter, without training (lossy).",
+    ),
+    click.option(
+        "--layers",
+        "binarized_layers",
+        multiple=True,
+        metavar="PATTERN",
+        help="Binarize the float layers of such names. [default: all but the first and the last]",
+    ),
+)
+_calibrate = click.option(
+    "--calibrate/--no-calibrate",
+    default=None,
+    help="Re-estimate statistics of the binarized network on the samples of --data.",
+)
+
+
+def _binarize_settings(
+    method: str | None, layers: Sequence[str], calibrate: bool | None, config: Config
+) -> dict[str, Any]:
+    """Lay the settings of the command line over the config file's."""
+    given = {"method": method, "layers": list(layers) or None, "calibrate": calibrate}
+    settings = config.binarize | {name: value for name, value in given.items() if value is not None}
+    if settings and "method" not in settings:
+        raise BadInput("--layers and --calibrate go with --binarize")
+    return settings
+
+
 def _config(
     file: Path | None = None,
     input_shapes: Sequence[tuple[str, list[int]]] = (),
     tropnnc: Sequence[tuple[str, str, Any]] = (),
+    binarize: str | None = None,
+    binarized_layers: Sequence[str] = (),
+    calibrate: bool | None = None,
     **options: Any,
 ) -> Config:
     """Lay the options that were given over the config file's, or over the defaults."""
     config = load_config(file) if file is not None else Config()
     given = {name: value for name, value in options.items() if value is not None}
     shapes = {**config.input_shapes, **dict(input_shapes)}
-    return config.replace(input_shapes=shapes, tropnnc=_tropnnc_settings(tropnnc, config), **given)
+    return config.replace(
+        input_shapes=shapes,
+        tropnnc=_tropnnc_settings(tropnnc, config),
+        binarize=_binarize_settings(binarize, binarized_layers, calibrate, config),
+        **given,
+    )
 
 
 def _write_json(report: Any, path: Path | None, inputs: Sequence[Path | None]) -> None:
@@ -324,7 +364,7 @@ def main() -> None:
     "--tune/--no-tune", default=None, help="Time the kernels of each layer, and name the fastest in the file."
 )
 @click.option("--tune-batch", type=click.IntRange(min=1), metavar="N", help="Samples of a call in that. [default: 1]")
-@_options(_samples, _seed, _threads, _shapes, _tropnnc, _tree)
+@_options(_samples, _seed, _threads, _shapes, _tropnnc, _binarize, _calibrate, _tree)
 @click.option("-q", "--quiet", is_flag=True, help="Print no tables.")
 @_verbose_option
 def compile_command(
@@ -369,7 +409,7 @@ def compile_command(
 @_model
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--config", "config_file", type=_FILE, metavar="C.toml", help="Options of the compilation to look into.")
-@_options(_shapes, _tropnnc, _tree)
+@_options(_shapes, _tropnnc, _binarize, _tree)
 @_verbose_option
 def inspect_command(model: Path, as_json: bool, config_file: Path | None, **options: Any) -> None:
     """Say what is binary in MODEL.onnx, what could be and why not, or what is in a compiled model."""

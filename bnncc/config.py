@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,9 @@ class Config:
     tropnnc: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Merge hidden channels of float ReLU layers that do nearly the same: an amount (keep, v1, v2, v3, target_params or
     target_flops), mode, seed, radius, and other amounts by pattern of layers' names (see `bnncc.passes.tropnnc`)."""
+    binarize: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Give float layers weights of two values per filter: method ("dab", "bihalf", "xnor"), layers (patterns of names;
+    none: all but the first and the last), calibrate (true: re-estimate statistics on the data)."""
     fold_batchnorm: bool = True
     """Fold BatchNormalization into the float layer before it."""
     lower: bool = True
@@ -51,6 +54,9 @@ class Config:
     """Price of an edge of the tree beside its differing bits, in bits: what adding a count to the parent's takes."""
     tree_max_depth: int | None = None
     """Most edges between the root and a filter; none for any number."""
+    pack_weights: bool = True
+    """Store weights of float layers that take two values per filter as bits, where that makes the file smaller; not
+    without `lower`."""
     tune: bool = False
     """Time every kernel for each binary convolution, on one thread, and name the fastest in the file."""
     tune_batch: int = 1
@@ -80,7 +86,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             "fold_batchnorm", "lower", "fuse_epilogues", "tree", "tree_shared_root", "tree_complement", "tree_steiner",
-            "tune", "verify",
+            "pack_weights", "tune", "verify",
         ):  # fmt: skip
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"config: {name} must be true or false, not {getattr(self, name)!r}")
@@ -110,6 +116,12 @@ class Config:
             from bnncc.passes.tropnnc.settings import read_settings  # heavy to import
 
             read_settings(self.tropnnc)
+        if not isinstance(self.binarize, dict):
+            raise BadInput('config: binarize must be a table such as {method = "dab"}')
+        if self.binarize:
+            from bnncc.passes.binarize_weights import read_settings
+
+            read_settings(self.binarize)
         if not isinstance(self.input_shapes, dict):
             raise BadInput("config: input_shapes must be a table such as {image = [-1, 3, 224, 224]}")
         for name, shape in self.input_shapes.items():
@@ -156,19 +168,27 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     Raises BadInput, naming the file, for a missing file, for what is not TOML, and for an unknown or invalid option.
     """
     path = Path(path)
+    values = read_toml(path, [field.name for field in dataclasses.fields(Config)])
+    try:
+        return Config(**values)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
+
+
+def read_toml(path: Path, known: Collection[str]) -> dict[str, Any]:
+    """Read a TOML file whose top level has some of the `known` keys.
+
+    Raises BadInput, naming the file, for a missing file, for what is not TOML, and for another key.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path}: cannot read the config: {error.strerror}") from error
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a TOML file: {error}") from error
-    known = [field.name for field in dataclasses.fields(Config)]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
             raise BadInput(f"{path}: unknown option {key!r}; {hint}")
-    try:
-        return Config(**values)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from error
+    return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import os
 import zipfile
 import zlib
@@ -171,6 +172,12 @@ class Samples(abc.ABC):
             if self.signature.fixed_batch and valid < step:
                 part = {name: np.concatenate([a, np.repeat(a[-1:], step - valid, axis=0)]) for name, a in part.items()}
             yield part, valid
+
+    def first(self, most: int, size: int) -> list[Feeds]:
+        """Return the first samples, `most` of them or a batch, in batches as above: none filled up if one is whole."""
+        taken = list(itertools.islice(self.batches(size), max(1, most // (self.signature.fixed_batch or size))))
+        whole = [feeds for feeds, valid in taken if valid == self.run_size(feeds)]
+        return whole or [taken[0][0]]
 
     def run_size(self, feeds: Feeds) -> int:
         """Return how many samples a batch holds, those that fill it up included."""

@@ -190,7 +190,55 @@ class ClusteringReport:
     """Operations on one sample, two per multiplication and addition; None where sizes are dynamic."""
     flops_after: int | None
     change: VerifyReport | None = None
-    """The clustered network against the original: a measure, not a check."""
+    """`Report.change`, which other lossy steps have a part in where there are any."""
+
+
+@dataclasses.dataclass
+class LayerSensitivity:
+    """What the network changes where only one layer's weights are binarized, on the first samples of the data."""
+
+    samples: int
+    argmax_agreement: float | None
+    """Share of the samples whose class stays; None where no output holds classes."""
+    accuracy_before: float | None
+    """None without labels."""
+    accuracy_after: float | None
+    relative_change: float | None
+    """Of the outputs of floats: L2 norm of the change against theirs, over all samples; None where that cannot be told,
+    as of classes alone."""
+
+
+@dataclasses.dataclass
+class BinarizedLayerReport:
+    """A float layer whose weights have two values per filter now."""
+
+    name: str
+    weights: int
+    error: float
+    """||W - W~|| / ||W||, before calibration."""
+    sensitivity: LayerSensitivity | None
+    """None without data."""
+
+
+@dataclasses.dataclass
+class CalibratedReport:
+    """A node with statistics from the data: a BatchNormalization, or a binarized layer that none follows."""
+
+    name: str
+    op: str
+    channels: int
+    """Each with a mean and a deviation."""
+
+
+@dataclasses.dataclass
+class BinarizationReport:
+    """What was binarized without training. What it costs: `Report.change`."""
+
+    method: str
+    layers: list[BinarizedLayerReport]
+    calibrated: list[CalibratedReport]
+    calibration_samples: int
+    """The first of the data: `change` is measured on them too."""
 
 
 @dataclasses.dataclass
@@ -315,7 +363,12 @@ class Report:
     trees: TreeTotals | None = None
     """None where no layer has a filter tree."""
     tropnnc: ClusteringReport | None = None
-    """None where no channels were clustered; else `verify` compares with the clustered network."""
+    """None where no channels were clustered."""
+    binarize: BinarizationReport | None = None
+    """None where no float weights were binarized."""
+    change: VerifyReport | None = None
+    """What the lossy steps (`tropnnc`, `binarize`) left against the original: a measure, not a check. None without
+    them; with them `verify` compares the compiled model with what they left."""
     verify: VerifyReport | None = None
     bench: BenchReport | None = None
     gates: list[GateReport] = dataclasses.field(default_factory=list)
@@ -364,6 +417,30 @@ def clustering_report(compression: Any, settings: dict[str, Any]) -> ClusteringR
         flops_before=compression.flops_before,
         flops_after=compression.flops_after,
     )
+
+
+def binarization_report(
+    binarization: Any, sensitivities: Mapping[str, LayerSensitivity] | None = None
+) -> BinarizationReport | None:
+    """Take over what became of float weights; None for nothing."""
+    if binarization is None:
+        return None
+    sensitivities = sensitivities or {}
+    return BinarizationReport(
+        method=binarization.settings.method,
+        layers=[
+            BinarizedLayerReport(item.node, item.weights, item.error, sensitivities.get(item.node))
+            for item in binarization.layers
+        ],
+        calibrated=[CalibratedReport(item.node, item.op, item.channels) for item in binarization.calibrated],
+        calibration_samples=binarization.samples,
+    )
+
+
+def lossy_steps(tropnnc: object, binarize: object) -> str:
+    """Name the lossy steps that there are, in words: "fewer channels (TropNNC)"."""
+    words = {"fewer channels (TropNNC)": tropnnc, "binarized weights (--binarize)": binarize}
+    return " and ".join(text for text, is_there in words.items() if is_there)
 
 
 def tree_totals(layers: Iterable[LayerReport]) -> TreeTotals | None:

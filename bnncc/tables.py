@@ -6,7 +6,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bnncc.report import BenchReport, ClusteringReport, GateReport, LayerTime, ProfileReport, Report, VerifyReport
+from bnncc.report import (
+    BenchReport,
+    BinarizationReport,
+    BinarizedLayerReport,
+    ClusteringReport,
+    GateReport,
+    LayerTime,
+    ProfileReport,
+    Report,
+    VerifyReport,
+    lossy_steps,
+)
 
 _STATUS_STYLE = {"binary": "green", "weight-binary": "cyan", "float": "yellow"}
 _NOTES_SHOWN = 12
@@ -74,10 +85,16 @@ def print_report(report: Report, console: Console) -> None:
     if report.tropnnc is not None:
         console.print()
         print_clustering(report.tropnnc, console)
+    if report.binarize is not None:
+        console.print()
+        print_binarization(report.binarize, report, console)
+    if report.change is not None:
+        print_change(report.change, report.binarize, console)
     if report.verify is not None:
         console.print()
-        if report.tropnnc is not None:
-            console.print("Compiled against the network with fewer channels, which it has to agree with:")
+        lossy = lossy_steps(report.tropnnc, report.binarize)
+        if lossy:
+            console.print(f"Compiled against the network with {lossy}, which it has to agree with:")
         print_verify(report.verify, console)
     if report.bench is not None:
         console.print()
@@ -106,15 +123,77 @@ def print_clustering(report: ClusteringReport, console: Console) -> None:
     if report.flops_before is not None and report.flops_after is not None:
         parts.append(f"operations {count_text(report.flops_before)} to {count_text(report.flops_after)}")
     console.print("; ".join(parts) + (f"; distance {report.constant:.4g}" if report.constant is not None else ""))
-    if report.change is not None:
-        same, accuracy = report.change.argmax_agreement, report.change.accuracy
-        figures = [f"outputs differ by up to {report.change.max_abs_diff_all:.3g}"]
-        if same is not None:
-            figures.append(f"same class {percent_text(same)}")
-        if accuracy is not None:
-            figures.append(f"accuracy {accuracy.reference:.2%} to {accuracy.compiled:.2%}")
-        noise = "" if report.change.data_samples else " of noise (--data X.npz: yours)"
-        console.print(f"Against the original, {report.change.samples} samples{noise}: {', '.join(figures)}")
+
+
+def print_binarization(report: BinarizationReport, whole: Report, console: Console) -> None:
+    """Print what binarizing did to each layer: the most sensitive first, where that is known."""
+    rows = table(f"Binarized (lossy): {report.method}")
+    rows.add_column("layer", no_wrap=True)
+    layers = sorted(report.layers, key=_insensitivity)
+    first = next((layer.sensitivity for layer in layers if layer.sensitivity is not None), None)
+    told = [
+        (heading, name, show)
+        for heading, name, show in (
+            ("outputs change", "relative_change", "{:.3f}".format),
+            ("same class", "argmax_agreement", percent_text),
+            ("accuracy", "accuracy_after", percent_text),
+        )
+        if any(layer.sensitivity is not None and getattr(layer.sensitivity, name) is not None for layer in layers)
+    ]
+    for column in ("weights", "error", *(heading for heading, _, _ in told)):
+        rows.add_column(column, justify="right", no_wrap=True)
+    for layer in layers:
+        cells = [count_text(layer.weights), f"{layer.error:.3f}"]
+        for _, name, show in told:
+            value = getattr(layer.sensitivity, name)
+            cells.append("-" if value is None else show(value))
+        rows.add_row(Text(shorten(layer.name, max(console.width - 60, 16))), *cells)
+    console.print(rows, highlight=False)
+    lines = ["Error: L2 norm of the weights' change against that of the weights."]
+    if first is not None:
+        before = "" if first.accuracy_before is None else f", accuracy {percent_text(first.accuracy_before)} before"
+        lines.append(
+            f"The rest: with that layer alone binarized, uncalibrated, on {first.samples} samples{before}. Costs do "
+            "not add up: several layers together cost more than any of them"
+        )
+    else:
+        lines.append("What each layer costs is measured with --data X.npz")
+    names = {layer.name for layer in report.layers}
+    sizes = [(item.size_before, item.size_after) for item in whole.layers if item.name in names]
+    sizes_text = " to ".join(size_text(sum(side)) for side in zip(*sizes, strict=True))
+    lines.append(f"{len(names)} of {len(whole.layers)} layers with constant weights, {sizes_text}")
+    if report.calibrated:
+        channels = sum(item.channels for item in report.calibrated)
+        lines.append(
+            f"Calibrated: mean and deviation of {channels} channels of {len(report.calibrated)} nodes, from the first "
+            f"{report.calibration_samples} samples of the data"
+        )
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _insensitivity(layer: BinarizedLayerReport) -> tuple[float, float]:
+    """How little a layer matters: the share of classes that stay, then how little the outputs change."""
+    found = layer.sensitivity
+    if found is None:
+        return 0.0, 0.0
+    return 1.0 if found.argmax_agreement is None else found.argmax_agreement, -(found.relative_change or 0.0)
+
+
+def print_change(change: VerifyReport, binarize: BinarizationReport | None, console: Console) -> None:
+    """Print how far the lossy steps are from the original."""
+    same, accuracy = change.argmax_agreement, change.accuracy
+    figures = [f"outputs differ by up to {change.max_abs_diff_all:.3g}"]
+    if same is not None:
+        figures.append(f"same class {percent_text(same)}")
+    if accuracy is not None:
+        figures.append(f"accuracy {accuracy.reference:.2%} to {accuracy.compiled:.2%}")
+    noise = "" if change.data_samples else " of noise, which say little of real inputs (--data X.npz: yours)"
+    console.print(f"Against the original, {change.samples} samples{noise}: {', '.join(figures)}")
+    if binarize is not None and binarize.calibrated and change.data_samples:
+        console.print(
+            "These samples include those of the calibration: judge it by others (bnncc verify --data OTHERS.npz)"
+        )
 
 
 def print_layers(report: Report, console: Console) -> None:
@@ -261,6 +340,11 @@ def _print_size(report: Report, console: Console) -> None:
         packed_before, packed_after = (sum(x.size_before for x in layers), sum(x.size_after for x in layers))
         line += f"; binary layers {size_text(packed_before)} -> {size_text(packed_after)}"
         line += f" ({packed_before / packed_after:.1f}x)"
+    packed = [layer for layer in report.layers if layer.status != "binary" and layer.weight_bits == 1]
+    if packed and (after is not None or report.compiled):
+        bytes_before, bytes_after = (sum(x.size_before for x in packed), sum(x.size_after for x in packed))
+        line += f"; weights at 1 bit {size_text(bytes_before)} -> {size_text(bytes_after)}"
+        line += f" ({bytes_before / bytes_after:.1f}x)"
     console.print(line, highlight=False)
 
 

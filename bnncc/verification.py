@@ -34,7 +34,7 @@ from bnncc.model_io import load_model, staging_folder, write_model
 from bnncc.onnxruntime_errors import one_line, runtime_errors
 from bnncc.passes.base import SignTensor
 from bnncc.reference import as_reference
-from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport
+from bnncc.report import AccuracyReport, OptimizerReport, VerifyReport, lossy_steps
 from bnncc.session import OPTIMIZED, UNOPTIMIZED, InferenceSession, session_options
 from bnncc.sign_tensors import SIGN_TENSORS_KEY, pack, sign_tensors_from_json, unpack
 
@@ -83,9 +83,9 @@ def verify(
         )
     else:
         tensors = sign_tensors_from_json(metadata[SIGN_TENSORS_KEY], str(other.path))
-    lossy = _was_clustered(metadata.get("bnncc.config", "{}"))
+    lossy = _lossy_steps(metadata.get("bnncc.config", "{}"))
     if lossy:
-        notes.append(f"{other.path.name} has fewer channels (TropNNC): its outputs are compared, and may differ")
+        notes.append(f"{other.path.name} has {lossy}: its outputs are compared, and may differ")
     gates = (config.max_abs_diff, config.min_argmax_agreement)
     gated = not other.is_compiled and any(gate is not None for gate in gates)
     runnable = original.proto if original.is_compiled else as_reference(original.proto, str(original.path))
@@ -105,13 +105,13 @@ def verify(
     return report
 
 
-def _was_clustered(config: str) -> bool:
-    """Whether a compiled file's record of its options, which may have been edited, says so."""
+def _lossy_steps(config: str) -> str:
+    """What is lossy in a compiled file, by its record of its options, which may have been edited; "" for nothing."""
     try:
         options = json.loads(config)
     except ValueError:
-        return False
-    return isinstance(options, dict) and bool(options.get("tropnnc"))
+        return ""
+    return lossy_steps(*(isinstance(options, dict) and options.get(name) for name in ("tropnnc", "binarize")))
 
 
 def compare(

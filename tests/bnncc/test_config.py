@@ -69,7 +69,7 @@ def test_wrong_options_name_file_and_cause(tmp_path, text, cause):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(BadInput, match=r"none\.toml: cannot read the config: No such file"):
+    with pytest.raises(BadInput, match=r"none\.toml: cannot be read: No such file"):
         load_config(tmp_path / "none.toml")
 
 

@@ -111,6 +111,26 @@ def test_fixed_batch_is_filled_up(tmp_path):
     assert batches[1][0]["x"].ravel().tolist() == [3, 4, 4]
 
 
+@pytest.mark.parametrize(
+    ("batch", "samples", "most", "rows"),
+    [
+        ("N", 7, 100, [3, 3, 1]),
+        ("N", 7, 6, [3, 3]),
+        ("N", 7, 1, [3]),
+        (3, 7, 100, [3, 3]),
+        (4, 2, 100, [4]),
+        (4, 9, 2, [4]),
+    ],
+)
+def test_the_first_batches(tmp_path, batch, samples, most, rows):
+    """Those of a fixed size are filled up only where no other is there."""
+    path = save(tmp_path, x=np.arange(2 * samples, dtype=np.float32).reshape(samples, 2))
+    loaded = load_samples(path, signature(("x", TensorProto.FLOAT, [batch, 2])))
+    found = [feeds["x"] for feeds in loaded.first(most, 3)]
+    assert [len(array) for array in found] == rows
+    np.testing.assert_array_equal(found[0][:2], [[0, 1], [2, 3]])
+
+
 GOOD = np.ones((5, 2, 3), np.float32)
 
 

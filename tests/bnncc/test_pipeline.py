@@ -211,7 +211,7 @@ def test_dump_passes(cnn, tmp_path):
     dumped = [file.removesuffix(".onnx").split("-", 1) for file in files]
     assert [int(number) for number, _ in dumped] == list(range(1, len(files) + 1))
     assert [name for _, name in dumped] == [name for name in names if name in {name for _, name in dumped}]
-    assert [name for _, name in dumped[-3:]] == ["lower", "fuse-epilogues", "order-filters"]
+    assert [name for _, name in dumped[-4:]] == ["lower", "fuse-epilogues", "order-filters", "pack-weights"]
     assert all(onnx.load(tmp_path / "dump" / file).graph.node for file in files)
 
 
