@@ -5,36 +5,31 @@ They have no bias: a batch-norm follows in every network here, and its shift is 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnncc.models import quantizers
-from bnncc.models.quantizers import ActivationQuantizer, WeightQuantizer
+from bnncc.models.quantizers import Spec
 
 
 class _BinaryLayer(nn.Module):
     """What the binary layers share: latent weights (parameter `weight`) and the two quantizers."""
 
-    def __init__(
-        self, shape: tuple[int, ...], weights: str | WeightQuantizer, activations: str | ActivationQuantizer | None
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], inputs: tuple[int, ...], weights: Spec, activations: Spec) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         self.weight_quantizer = quantizers.weight_quantizer(weights)
         self.weight_quantizer.build(shape)
-        # None: the input is binary already, or is meant to stay float (a weight-binary layer).
-        self.activation_quantizer = (
-            nn.Identity() if activations is None else quantizers.activation_quantizer(activations)
-        )
+        self.activation_quantizer = quantizers.activation_quantizer(activations)
+        self.activation_quantizer.build(inputs)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Latents uniform in +-1/sqrt(fan-in): small against the clamp at 1, so that early steps can flip signs."""
-        bound = 1.0 / math.sqrt(self.weight[0].numel())
-        nn.init.uniform_(self.weight, -bound, bound)
+        """Draw new latents, as the weight quantizer wants them."""
+        self.weight_quantizer.initialise_(self.weight)
 
     def effective_weight(self) -> Tensor:
         """Return the weights that multiply: two values per output channel, same shape as the latents."""
@@ -45,8 +40,9 @@ class BinaryConv2d(_BinaryLayer):
     """2-D convolution [N, C, H, W] -> [N, M, Ho, Wo] of quantized inputs with quantized weights [M, C/groups, kh, kw].
 
     Arguments are those of `torch.nn.Conv2d` (integers or pairs; no bias). The input is quantized first and padded
-    after, so that `padding` contributes exactly 0. `weights` and `activations` are quantizer names or objects;
-    `activations=None` leaves the input as it is. Channels that `groups` does not divide are a ValueError.
+    after, so that `padding` contributes exactly 0. `weights` and `activations` are quantizers
+    (`bnncc.models.quantizers.Spec`); "none" leaves float what it stands for. Channels that `groups` does not divide
+    are a ValueError.
     """
 
     def __init__(
@@ -58,13 +54,13 @@ class BinaryConv2d(_BinaryLayer):
         padding: int | tuple[int, int] = 0,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
-        weights: str | WeightQuantizer = "sign",
-        activations: str | ActivationQuantizer | None = "sign",
+        weights: Spec = "sign",
+        activations: Spec = "sign",
     ) -> None:
-        if in_channels % groups or out_channels % groups:
+        if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"channels {in_channels} -> {out_channels} do not divide into {groups} groups")
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        super().__init__((out_channels, in_channels // groups, *kernel), weights, activations)
+        super().__init__((out_channels, in_channels // groups, *kernel), (1, in_channels, 1, 1), weights, activations)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,10 +86,10 @@ class BinaryLinear(_BinaryLayer):
         self,
         in_features: int,
         out_features: int,
-        weights: str | WeightQuantizer = "sign",
-        activations: str | ActivationQuantizer | None = "sign",
+        weights: Spec = "sign",
+        activations: Spec = "sign",
     ) -> None:
-        super().__init__((out_features, in_features), weights, activations)
+        super().__init__((out_features, in_features), (1, in_features), weights, activations)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the quantized input with the quantized weights."""
@@ -109,3 +105,10 @@ def constrain_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _BinaryLayer):
             module.weight_quantizer.constrain_(module.weight)
+
+
+def binary_layers(model: nn.Module) -> Iterator[_BinaryLayer]:
+    """Return the layers whose weights are of two values per output channel, in the network's order."""
+    for module in model.modules():
+        if isinstance(module, _BinaryLayer) and module.weight_quantizer.binary:
+            yield module

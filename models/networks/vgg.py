@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bnncc.models.layers import BinaryConv2d
-from bnncc.models.quantizers import ActivationQuantizer, WeightQuantizer
+from bnncc.models.quantizers import Spec
 
 
 class VggSmall(nn.Module):
@@ -26,8 +26,8 @@ class VggSmall(nn.Module):
         in_channels: int = 3,
         image_size: int = 32,
         classes: int = 10,
-        weights: str | WeightQuantizer = "sign",
-        activations: str | ActivationQuantizer = "sign",
+        weights: Spec = "sign",
+        activations: Spec = "sign",
     ) -> None:
         if width < 1 or in_channels < 1 or classes < 1:
             raise ValueError("width, channels and classes are at least 1")

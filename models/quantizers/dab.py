@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bnncc.models.quantizers.base import WeightQuantizer, register
+from bnncc.models.quantizers.base import WeightQuantizer, center_, register
 
 
 def two_means(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,9 +61,17 @@ class _TwoValues(torch.autograd.Function):
 
 @register("dab")
 class DabWeights(WeightQuantizer):
-    """alpha where a weight is among the K largest of its filter, beta elsewhere; see two_means."""
+    """alpha where a weight is among the K largest of its filter, beta elsewhere; see two_means.
+
+    `centered`: whether latents lose their mean over the input channels after each step, as in the paper's Algorithm 2
+    (line 4); alpha and beta are then never far from opposite.
+    """
 
     exportable = False
+
+    def __init__(self, centered: bool = True) -> None:
+        super().__init__()
+        self.centered = centered
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return the two values of each filter in the places of its weights."""
@@ -71,10 +79,7 @@ class DabWeights(WeightQuantizer):
 
     @torch.no_grad()
     def constrain_(self, latent: Tensor) -> None:
-        """Subtract the mean over the input channels, and clamp to [-1, 1] (Algorithm 2, lines 4 and 5).
-
-        One input channel is left as it is: its mean is itself, and zeros would be left.
-        """
-        if latent.shape[1] > 1:
-            latent.sub_(latent.mean(dim=1, keepdim=True))
-        latent.clamp_(-1.0, 1.0)
+        """Subtract the mean over the input channels, where it is asked for, and clamp (Algorithm 2, lines 4 and 5)."""
+        if self.centered:
+            center_(latent)
+        super().constrain_(latent)

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import math
 
-from bnncc.models.quantizers.base import ActivationQuantizer, SignHardTanh, SignIdentity, WeightQuantizer, register
+import torch
+from torch import Tensor, nn
+
+from bnncc.models.quantizers.base import (
+    ActivationQuantizer,
+    SignIdentity,
+    WeightQuantizer,
+    binarize_activation,
+    register,
+)
 
 
 @register("sign")
 class SignWeights(WeightQuantizer):
-    """sign(W) in {-1, +1}, straight-through identity gradient; no scale (a following batch-norm supplies it)."""
+    """sign(W) in {-1, +1}, straight-through identity gradient; no scale, where a batch-norm follows and supplies it.
+
+    scaled: times sqrt(2 / D), D the weights of a filter, as bi-half's are: the variance of activations is kept through
+    ReLU where no batch-norm follows.
+    """
+
+    def __init__(self, scaled: bool = False) -> None:
+        super().__init__()
+        self.scaled = scaled
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return the signs of the latents."""
-        return SignIdentity.apply(latent)
+        signs = SignIdentity.apply(latent)
+        return math.sqrt(2 / latent[0].numel()) * signs if self.scaled else signs
 
 
 @register("sign")
@@ -22,4 +40,17 @@ class SignActivation(ActivationQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the signs."""
-        return SignHardTanh.apply(x)
+        return binarize_activation(x)
+
+
+@register("learnt-sign")
+class LearntSignActivation(ActivationQuantizer):
+    """sign(x + shift) with a shift learnt for each channel, 0 at first (RSign of ReActNet, Liu et al. 2020, eq. 6)."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Make the shifts, of the shape [1, C, 1, 1] or [1, K]."""
+        self.shift = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the signs."""
+        return binarize_activation(x + self.shift)

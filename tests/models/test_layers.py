@@ -63,7 +63,7 @@ def test_xnor_scales_each_output_channel():
 
 def test_weight_binary_layer_leaves_its_input_float():
     torch.manual_seed(3)
-    layer = BinaryLinear(6, 2, activations=None)
+    layer = BinaryLinear(6, 2, activations="none")
     x = torch.randn(4, 6)
     torch.testing.assert_close(layer(x), x @ torch.from_numpy(signs(layer.weight)).float().T)
 
@@ -92,3 +92,5 @@ def test_constrain_weights_touches_binary_layers_only():
 def test_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match="do not divide into 3 groups"):
         BinaryConv2d(4, 6, 3, groups=3)
+    with pytest.raises(ValueError, match="do not divide into 0 groups"):
+        BinaryConv2d(4, 6, 3, groups=0)

@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from bnncc.errors import BadInput
 from bnncc.models import quantizers
+from bnncc.models.layers import BinaryConv2d
 from bnncc.models.quantizers import (
     ActivationQuantizer,
     SignActivation,
@@ -32,8 +33,10 @@ def test_signs_map_zero_to_plus_one_and_nan_to_minus_one():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_signs_keep_the_dtype(dtype):
+def test_quantizers_keep_the_dtype(dtype):
     assert SignActivation()(torch.zeros(3, dtype=dtype)).dtype == dtype
+    for name in quantizers.WEIGHT_QUANTIZERS:
+        assert BinaryConv2d(6, 4, 3, weights=name).to(dtype).effective_weight().dtype == dtype, name
 
 
 def test_activation_gradient_is_zero_outside_the_open_interval():
@@ -75,9 +78,77 @@ def test_names_are_per_family():
 
 def test_unknown_name_tells_what_there_is():
     with pytest.raises(
-        BadInput, match=r"unknown weight quantizer 'cube'; there are: bi-half, bi-half-pruned, dab, ir-net, sign, xnor"
+        BadInput,
+        match=r"unknown weight quantizer 'cube'; there are: bi-half, bi-half-pruned, dab, ir-net, none, sign, xnor",
     ):
         quantizers.weight_quantizer("cube")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "bi-half", "positive": 0.0}, r"bi-half: positive \(p_pos\) is 0.0; it is a share between 0 and 1"),
+        ({"name": "bi-half", "positive": 1.0}, r"p_pos\) is 1.0"),
+        ({"name": "bi-half", "positive": float("nan")}, r"p_pos\) is nan"),
+        ({"name": "bi-half", "negative": 0.5}, "weight quantizer bi-half: takes no negative; it takes positive"),
+        ({"name": "bi-half", "positive": "half"}, "bi-half: positive is 'half', not a number"),
+        ({"name": "sign", "scaled": 3}, "sign: scaled is 3, not true or false"),
+        ({"name": "dab", "positive": 0.5}, "weight quantizer dab: takes no positive; it takes centered"),
+        ({"positive": 0.5}, "unknown weight quantizer None"),
+        ({"name": ["sign"]}, r"unknown weight quantizer \['sign'\]"),
+        (["sign"], r"unknown weight quantizer \['sign'\]"),
+        ({"name": "bi-half-pruned", "keep": 0}, "bi-half-pruned: keep is 0"),
+    ],
+)
+def test_refused_arguments(spec, message):
+    with pytest.raises(BadInput, match=message):
+        quantizers.weight_quantizer(spec)
+
+
+def test_tables_give_arguments():
+    latent = torch.randn(3, 50, generator=torch.Generator().manual_seed(8))
+    quantizer = quantizers.weight_quantizer({"name": "bi-half", "positive": 0.3})
+    assert (quantizer(latent) > 0).sum(1).tolist() == [15] * 3
+    for name in ("sign", "ir-net"):
+        scaled = quantizers.weight_quantizer({"name": name, "scaled": True})(latent)
+        torch.testing.assert_close(scaled.abs(), torch.full((3, 50), (2 / 50) ** 0.5))
+
+
+@pytest.mark.parametrize("name", ["xnor", "dab"])
+def test_centred_latents(name):
+    """Over the input channels, at each place of the kernel; of a single channel nothing would be left."""
+    latent = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(10)) + 2
+    left = latent.clone()
+    quantizers.weight_quantizer({"name": name, "centered": False}).constrain_(left)
+    torch.testing.assert_close(left, latent.clamp(-1, 1))
+    quantizer = quantizers.weight_quantizer({"name": name, "centered": True})
+    centered = latent - latent.mean(1, keepdim=True)
+    quantizer.constrain_(latent)
+    torch.testing.assert_close(latent, centered.clamp(-1, 1))
+    alone = torch.full((2, 1, 3), 0.5)
+    quantizer.constrain_(alone)
+    assert alone.tolist() == [[[0.5] * 3]] * 2
+
+
+def test_learnt_sign_has_a_threshold_per_channel():
+    quantizer = quantizers.activation_quantizer("learnt-sign")
+    quantizer.build((1, 2, 1, 1))
+    with torch.no_grad():
+        quantizer.shift[0, 1] = 0.5
+    x = torch.tensor([-0.6, -0.5, 0.0, 2.0]).expand(1, 2, 1, 4)
+    assert quantizer(x).tolist() == [[[[-1, -1, 1, 1]], [[-1, 1, 1, 1]]]]
+    quantizer(x).sum().backward()
+    # Passed on where |x + shift| < 1, and summed over the channel's places.
+    assert quantizer.shift.grad.flatten().tolist() == [3, 3]
+
+
+def test_none_leaves_weights_and_activations_float():
+    latent = torch.randn(3, 4, generator=torch.Generator().manual_seed(9))
+    weights = quantizers.weight_quantizer("none")
+    assert torch.equal(weights(latent), latent)
+    weights.constrain_(before := 5 * latent)
+    assert torch.equal(before, 5 * latent)
+    assert torch.equal(quantizers.activation_quantizer("none")(latent), latent)
 
 
 def test_a_new_quantizer_plugs_in_by_name(monkeypatch):
@@ -104,7 +175,7 @@ def test_register_refuses_a_taken_name_and_a_stranger():
 # ---- What all weight quantizers have in common -----------------------------------------------------------------
 
 
-TWO_VALUED = [name for name in quantizers.WEIGHT_QUANTIZERS if name != "bi-half-pruned"]
+TWO_VALUED = [name for name, quantizer in quantizers.WEIGHT_QUANTIZERS.items() if quantizer.binary]
 
 
 @pytest.mark.parametrize("name", TWO_VALUED)
@@ -119,14 +190,20 @@ def test_stored_bits_and_values_are_the_effective_weights(name, shape):
     assert torch.equal(stored.weight, quantizer(latent))
 
 
+@pytest.mark.parametrize("shape", [(5, 4, 3, 3), (3, 1, 1, 1), (4, 27), (2, 4608)])
+@pytest.mark.parametrize("fill", [None, 0.1, 0.3, 1e-8])
 @pytest.mark.parametrize("name", quantizers.WEIGHT_QUANTIZERS)
-def test_gradients_reach_the_latents_and_are_finite(name):
-    latent = torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(6)).requires_grad_()
+def test_gradients_reach_the_latents_and_are_finite(name, fill, shape):
+    latent = torch.randn(shape, generator=torch.Generator().manual_seed(6))
+    latent = (latent if fill is None else latent.fill_(fill)).requires_grad_()
     quantizer = quantizers.weight_quantizer(name)
     quantizer.build(latent.shape)
-    (quantizer(latent) * torch.arange(180.0).reshape(latent.shape)).sum().backward()
+    weight = quantizer(latent)
+    assert bool(torch.isfinite(weight).all())
+    (weight * torch.arange(float(latent.numel())).reshape(shape)).sum().backward()
     assert bool(torch.isfinite(latent.grad).all())
-    assert float(latent.grad.abs().sum()) > 0
+    if fill is None and latent[0].numel() > 1:
+        assert float(latent.grad.abs().sum()) > 0
 
 
 def test_three_values_are_not_stored_as_two():
@@ -139,7 +216,7 @@ def test_three_values_are_not_stored_as_two():
 def test_balanced_signs_of_ir_net():
     """About half of the bits, whatever the mean; a power of two for a scale; constant filters without NaN."""
     latent = torch.randn(4, 1000, generator=torch.Generator().manual_seed(7)) + 3
-    latent[3] = 0.25
+    latent[3] = 0.1  # whose mean is not 0.1 exactly
     weight = quantizers.weight_quantizer("ir-net")(latent)
     assert ((weight[:3] > 0).float().mean(1) - 0.5).abs().max() < 0.05
     sizes = weight.abs().amax(1)
