@@ -5,6 +5,7 @@ VENV := .venv
 DEMO_VENV := .venv-demo
 DEMO_OUT := build/demo
 SHIPPED := models/shipped/vgg_small_fashion_mnist
+SHIPPED_MST := models/shipped/vgg_small_mst_fashion_mnist
 IMAGES := models/shipped/fashion_mnist_test500.npz
 
 # What the installed library is built from; Python files are used where they lie.
@@ -18,13 +19,18 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --constraint const
 ## setup: .venv with the project, its optional parts and the tools of its tests
 setup: $(VENV)/.installed
 
-## demo: compiles a shipped network, verifies it and measures it on real images (no PyTorch)
+## demo: compiles a shipped network, verifies it on real images and measures it; then the same network trained for
+##       the spanning tree, against the float model and against the first (no PyTorch)
 demo: $(DEMO_VENV)/.installed
 	mkdir -p $(DEMO_OUT)
 	$(DEMO_VENV)/bin/bnncc compile $(SHIPPED).onnx -o $(DEMO_OUT)/vgg_small.bnncc.onnx --data $(IMAGES) \
 	    --report $(DEMO_OUT)/report.json
 	$(DEMO_VENV)/bin/bnncc verify $(SHIPPED).onnx $(DEMO_OUT)/vgg_small.bnncc.onnx --data $(IMAGES)
 	$(DEMO_VENV)/bin/bnncc bench $(DEMO_OUT)/vgg_small.bnncc.onnx --against $(SHIPPED).onnx --threads 1
+	$(DEMO_VENV)/bin/bnncc compile $(SHIPPED_MST).onnx -o $(DEMO_OUT)/vgg_small_mst.bnncc.onnx --data $(IMAGES)
+	$(DEMO_VENV)/bin/bnncc bench $(DEMO_OUT)/vgg_small_mst.bnncc.onnx --against $(SHIPPED_MST).onnx --threads 1
+	$(DEMO_VENV)/bin/bnncc bench $(DEMO_OUT)/vgg_small_mst.bnncc.onnx --against $(DEMO_OUT)/vgg_small.bnncc.onnx \
+	    --threads 1 --batch 8
 
 ## test: every test, those of the C library as it is shipped and with the sanitizers included
 test: setup

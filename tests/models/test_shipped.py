@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from bnncc.errors import BadInput
 from bnncc.models import SHIPPED, shipped_names, shipped_path
 
-MODELS = ["vgg_small_fashion_mnist", "bireal_resnet_fashion_mnist"]
+MODELS = ["vgg_small_fashion_mnist", "vgg_small_mst_fashion_mnist", "bireal_resnet_fashion_mnist"]
 
 
 def test_names_and_paths():
@@ -21,6 +21,7 @@ def test_names_and_paths():
         "bireal_resnet_fashion_mnist.onnx",
         "fashion_mnist_test500.npz",
         "vgg_small_fashion_mnist.onnx",
+        "vgg_small_mst_fashion_mnist.onnx",
     ]
     assert shipped_path("vgg_small_fashion_mnist") == shipped_path("vgg_small_fashion_mnist.onnx")
     assert shipped_path("fashion_mnist_test500.npz").is_file()
@@ -65,7 +66,7 @@ def test_accuracy_is_what_the_card_says(name, sample):
     assert int((logits.argmax(1) == sample["labels"]).sum()) == int(row[1])
 
 
-@pytest.mark.parametrize(("name", "count"), [("vgg_small_fashion_mnist", 5), ("bireal_resnet_fashion_mnist", 6)])
+@pytest.mark.parametrize(("name", "count"), list(zip(MODELS, (5, 5, 6), strict=True)))
 def test_inner_convolutions_are_binary_and_batch_norm_is_apart(name, count):
     model = onnx.load(shipped_path(name))
     onnx.checker.check_model(model, full_check=True)
