@@ -1,4 +1,4 @@
-"""Command line: `python -m bnncc.models train | evaluate | export | sample`.
+"""Command line: `python -m bnncc.models train | recipes | plot | table | evaluate | export | sample`.
 
 Results go to stdout as JSON lines; progress to stderr when it is a terminal. Exit status: 0 done, 1 training failed,
 2 bad usage or input (one line on stderr). PyTorch is loaded where it is used: `sample`, `evaluate` on an ONNX file and
@@ -8,20 +8,24 @@ every `--help` work without it.
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
+import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import numpy as np
 
 from bnncc.errors import BadInput, BnnccError
 from bnncc.models import data as datasets
+from bnncc.models import launcher
+from bnncc.models.arguments import known_arguments
 from bnncc.models.evaluate import evaluate, evaluate_onnx
 from bnncc.models.files import replacing
+from bnncc.models.recipes import load_recipe, recipe_names, recipe_path, summary
+from bnncc.models.table import markdown, tabulate
 
 
 def with_torch(module: str) -> Any:
@@ -93,49 +97,59 @@ def main() -> None:
     """Train binary neural networks, and small float ones, and export them to ONNX."""
 
 
-def network_options(network: str, given: dict[str, Any], more: tuple[str, ...], data: datasets.DataSet) -> dict:
-    """Return the arguments of a network's class: what was asked for, and what the data set says.
-
-    Raises BadInput for one that it does not have.
-    """
-    accepted = inspect.signature(with_torch("bnncc.models.networks").NETWORKS[network]).parameters
-    options = {name: value for name, value in given.items() if value is not None}
-    if (depths := options.get("depths")) is not None:
-        try:
-            options["depths"] = [int(depth) for depth in depths.split(",")]
-        except ValueError:
-            raise click.BadParameter(f"{depths!r} is not a list of numbers like 2,2,2", param_hint="--depths") from None
-    for text in more:
+def named_values(texts: tuple[str, ...], hint: str) -> dict[str, Any]:
+    """Read NAME=VALUE, each value as JSON or, where it is none, as a word."""
+    values: dict[str, Any] = {}
+    for text in texts:
         name, equals, value = text.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--option")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=hint)
         try:
-            options[name] = json.loads(value)
+            values[name] = json.loads(value)
         except json.JSONDecodeError:
-            options[name] = value
-    for name in options:
-        if name not in accepted:
-            raise BadInput(f"network {network}: takes no {name}; it takes {', '.join(accepted)}")
-    moderate = {"width": 64, "depths": [2, 2, 2], "weights": "sign", "activations": "sign"}
-    if "weights" in accepted:
-        options = {name: value for name, value in moderate.items() if name in accepted} | options
+            values[name] = value
+    return values
+
+
+def numbers(text: str, hint: str) -> list[int]:
+    """Read whole numbers between commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers like 2,2,2", param_hint=hint) from None
+
+
+def network_options(network: str, given: dict[str, Any], data: datasets.DataSet) -> dict[str, Any]:
+    """Return the arguments of a network: what was asked for, and what the data set says of images and classes.
+
+    Raises BadInput for an unknown network, and for an argument that contradicts the data set.
+    """
+    accepted = known_arguments(with_torch("bnncc.models.networks").network_class(network))
     said = {"in_channels": data.images.shape[1], "image_size": data.images.shape[2], "classes": data.classes}
-    return {name: value for name, value in said.items() if name in accepted} | options
+    for name, value in said.items():
+        one_logit = name == "classes" and value == 2 and given.get(name) == 1
+        if given.get(name, value) != value and not one_logit:
+            raise BadInput(f"network {network}: {name} is {given[name]!r}, and {value} in {data.name}")
+    return {name: value for name, value in said.items() if name in accepted} | given
+
+
+NETWORK_ARGUMENTS = ("width", "depths", "stem_stride", "weights", "activations")
 
 
 @main.command("train")
-@click.option("--dataset", type=dataset_name, default="fashion-mnist")
+@click.option("--recipe", metavar="NAME|FILE.toml", help="Begin with the settings of a recipe (see `recipes`).")
+@click.option("--dataset", type=dataset_name, help="[default: fashion-mnist]")
 @data_dir
-@click.option("--network", type=TorchName("bnncc.models.networks", "NETWORKS"), default="vgg_small")
-@click.option("--width", type=click.IntRange(1), help="Channels of the first layer [default: 64 if binary].")
-@click.option("--depths", help="bireal_resnet: binary convolutions of each stage [default: 2,2,2].")
-@click.option("--stem-stride", type=click.IntRange(1), help="bireal_resnet: stride of the first layer [default: 1].")
+@click.option("--network", type=TorchName("bnncc.models.networks", "NETWORKS"), help="[default: vgg_small]")
+@click.option("--width", type=click.IntRange(1), help="Channels of the first layer.")
+@click.option("--depths", help="Residual networks: binary convolutions of each stage, as 2,2,2.")
+@click.option("--stem-stride", type=click.IntRange(1), help="Residual networks: stride of the first layer.")
 @click.option(
     "--option",
     "more",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Another argument of the network's class, in JSON or a word: widths=[512,256], activation=relu. Repeatable.",
+    help="Another argument of the network, in JSON or a word: widths=[512,256], activation=relu. Repeatable.",
 )
 @click.option(
     "--weights",
@@ -143,46 +157,130 @@ def network_options(network: str, given: dict[str, Any], more: tuple[str, ...], 
     help="Weight quantizer [default: sign].",
 )
 @click.option(
+    "--weights-option",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An argument of the weight quantizer: positive=0.3, scaled=true. Repeatable.",
+)
+@click.option(
     "--activations",
     type=TorchName("bnncc.models.quantizers", "ACTIVATION_QUANTIZERS"),
-    help="Activation quantizer [default: sign].",
+    help="Activation quantizer [default: the network's, sign for most].",
 )
-@click.option("--epochs", type=click.IntRange(1), default=10)
-@click.option("--batch", type=click.IntRange(2), default=128)
-@click.option("--optimizer", type=TorchName("bnncc.models.train", "OPTIMIZERS"), default="adam")
-@click.option("--lr", type=float, default=2e-3, help="First learning rate of the cosine.")
-@click.option("--weight-decay", type=float, default=0.0)
-@click.option("--label-smoothing", type=float, default=0.0)
+@click.option("--epochs", type=click.IntRange(1), help="[default: 10]")
+@click.option("--batch", type=click.IntRange(2), help="Images of a step, in each process [default: 128].")
+@click.option("--optimizer", type=TorchName("bnncc.models.train", "OPTIMIZERS"), help="[default: adam]")
+@click.option("--lr", type=float, help="First learning rate [default: 0.002].")
+@click.option("--schedule", type=TorchName("bnncc.models.schedules", "SCHEDULES"), help="[default: cosine]")
+@click.option("--milestones", metavar="EPOCHS", help="steps: after which epochs the rate falls, as 30,60,90.")
+@click.option("--gamma", type=float, help="steps: by what factor [default: 0.1].")
+@click.option("--min-lr", type=float, help="Least learning rate [default: 0].")
+@click.option("--weight-decay", type=float, help="[default: 0]")
+@click.option("--label-smoothing", type=float, help="[default: 0]")
 @click.option("--shift", type=click.IntRange(0), help="Augmentation: largest shift in pixels [default: the data set's]")
 @click.option("--flip/--no-flip", default=None, help="Augmentation: mirror images [default: the data set's]")
-@click.option("--bf16", is_flag=True, help="bfloat16 convolutions while training (faster where the CPU has them).")
 @click.option(
-    "--mst-weight", type=float, default=0.0, help="lambda of the distance of filters from centers; 4e-6, say."
+    "--bf16/--no-bf16", default=None, help="bfloat16 convolutions while training (faster where the CPU has them)."
 )
-@click.option("--mst-centers", type=click.IntRange(1), default=1, help="Centers of each layer.")
-@click.option("--seed", type=int, default=0)
+@click.option(
+    "--mst-weight", type=float, help="lambda of the distances that make trees cheaper; 1e-6, say [default: 0, none]."
+)
+@click.option(
+    "--mst-loss",
+    type=TorchName("bnncc.models.mst_training", "LOSSES"),
+    help="With --mst-weight: what is drawn to what [default: centers].",
+)
+@click.option("--mst-centers", type=click.IntRange(1), help="With --mst-weight: centers of each layer [default: 1].")
+@click.option("--seed", type=int, help="[default: 0]")
 @threads_option
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", help="Where to train.")
 @click.option("--resume", is_flag=True, help="Continue the run in OUT, if there is one.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoint and log.")
-def train_command(dataset, data_dir, network, more, shift, flip, threads, resume, out, **rest):
-    """Train a network; each epoch writes OUT/checkpoint.pt and a line of OUT/log.jsonl."""
+def train_command(recipe, data_dir, more, weights_option, threads, device, resume, out, **rest):
+    """Train a network; each epoch writes OUT/checkpoint.pt and a line of OUT/log.jsonl.
+
+    Under torch's launcher (`torchrun --nproc-per-node 2 -m bnncc.models train ...`) each process takes a part.
+    """
     torch, training = with_torch("torch"), with_torch("bnncc.models.train")
-    given = {name: rest.pop(name) for name in ("width", "depths", "stem_stride", "weights", "activations")}
+    names = [field.name for field in fields(training.TrainConfig)]
+    settings = {} if recipe is None else load_recipe(recipe, names)
+    given = {name: value for name, value in rest.items() if value is not None}
+    options = settings.pop("options", {}) | {name: given.pop(name) for name in NETWORK_ARGUMENTS if name in given}
+    if isinstance(options.get("depths"), str):
+        options["depths"] = numbers(options["depths"], "--depths")
+    options |= named_values(more, "--option")
+    if weights_option:
+        spec = options.get("weights", "sign")
+        spec = spec if isinstance(spec, dict) else {"name": spec}
+        arguments = named_values(weights_option, "--weights-option")
+        if "name" in arguments:
+            raise click.BadParameter("the quantizer's name is given by --weights", param_hint="--weights-option")
+        options["weights"] = spec | arguments
+    if "milestones" in given:
+        given["milestones"] = numbers(given["milestones"], "--milestones")
+    settings |= given
+    if {"mst_loss", "mst_centers"} & given.keys() and not settings.get("mst_weight"):
+        raise click.UsageError("--mst-loss and --mst-centers go with --mst-weight, which is 0")
+    if {"milestones", "gamma"} & given.keys() and settings.get("schedule") != "steps":
+        raise click.UsageError("--milestones and --gamma go with --schedule steps")
+    dataset = settings.setdefault("dataset", "fashion-mnist")
     if threads:
         torch.set_num_threads(threads)
-    train_set = datasets.load(dataset, "train", data_dir)
-    test_set = datasets.load(dataset, "test", data_dir)
-    options = network_options(network, given, more, train_set)
-    config = training.TrainConfig(
-        dataset,
-        network,
-        options,
-        shift=train_set.shift if shift is None else shift,
-        flip=train_set.flip if flip is None else flip,
-        **rest,
+    train_set, test_set = (datasets.load(dataset, split, data_dir) for split in ("train", "test"))
+    options = network_options(settings.setdefault("network", "vgg_small"), options, train_set)
+    settings = {"shift": train_set.shift, "flip": train_set.flip} | settings
+    config = training.TrainConfig(options=options, **settings)
+    if launcher.rank() == 0:
+        emit({"config": asdict(config), "threads": torch.get_num_threads()})
+    training.train(
+        config,
+        train_set,
+        test_set,
+        out,
+        resume=resume,
+        on_epoch=emit,
+        device=with_torch("bnncc.models.distributed").local_device(device),
     )
-    emit({"config": asdict(config), "threads": torch.get_num_threads()})
-    training.train(config, train_set, test_set, out, resume=resume, on_epoch=emit)
+
+
+@main.command("recipes")
+def recipes_command():
+    """List the recipes that come with the package."""
+    for name in recipe_names():
+        emit({"recipe": name, "summary": summary(name), "file": str(recipe_path(name))})
+
+
+@main.command("plot")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="A .png file.")
+def plot_command(runs, output):
+    """Draw the logs of RUNS (folders of `train`): loss, accuracy, flips and entropy of bits, bit operations."""
+    try:
+        plot = importlib.import_module("bnncc.models.plot")
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise BadInput("plot needs matplotlib: pip install matplotlib") from error
+    plot.plot_runs(runs, output)
+    emit({"output": str(output)})
+
+
+@main.command("table")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table instead of JSON lines.")
+def table_command(runs, as_markdown):
+    """Sum up RUNS (folders of `train`) at their last epoch: those that differ in their seed are a row.
+
+    Each figure is the mean and, after ±, the sample deviation: accuracy on the test set and in training; entropy of the
+    weights' bits; bits along the minimum spanning trees and bit operations along them, of those of all filters alone;
+    bit operations along trees with virtual filters (Steiner nodes); the deepest tree's depth.
+    """
+    rows = tabulate(runs)
+    if as_markdown:
+        click.echo(markdown(rows))
+        return
+    for row in rows:
+        emit(row.to_json())
 
 
 @main.command("evaluate")
@@ -204,6 +302,9 @@ def evaluate_command(model, dataset, data_dir, threads):
         wanted, given = (datasets.image_shape(name) for name in (config.dataset, dataset or config.dataset))
         if wanted != given:
             raise BadInput(f"{model}: takes images of {list(wanted)}, {dataset} has {list(given)}")
+        wanted, given = (datasets.class_count(name) for name in (config.dataset, dataset or config.dataset))
+        if wanted != given:
+            raise BadInput(f"{model}: knows {wanted} classes, {dataset} has {given}")
         score = evaluate(network, datasets.load(dataset or config.dataset, "test", data_dir))
     emit(asdict(score))
 
@@ -243,12 +344,22 @@ def sample_command(dataset, data_dir, count, output):
 
 
 def run() -> None:
-    """Entry point: errors that a user can cause are one line on stderr."""
+    """Entry point: errors that a user can cause are one line on stderr, from each process that has one."""
     try:
-        main()
+        main(prog_name="python -m bnncc.models", standalone_mode=False)
+    except click.UsageError as error:
+        _fail(f"{error.format_message()} (see {error.ctx.command_path} --help)" if error.ctx else str(error), 2)
+    except click.Abort:
+        _fail("interrupted", 128 + signal.SIGINT)
     except BnnccError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_status)
+        _fail(str(error), error.exit_status)
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    text = " ".join(text.split())
+    where = f"process {launcher.rank()}: " if launcher.rank() else ""
+    click.echo(f"error: {where}{text}", err=True)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

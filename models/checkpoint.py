@@ -10,8 +10,8 @@ import torch
 from bnncc.errors import BadInput
 from bnncc.models.files import replacing
 
-FORMAT = 2
-KEYS = {"format", "config", "epoch", "model", "optimizer", "centers", "generator", "torch_rng", "history"}
+FORMAT = 3
+KEYS = {"format", "config", "epoch", "model", "optimizer", "distances", "generator", "torch_rng", "history"}
 
 
 def save(path: Path, state: dict[str, object]) -> None:

@@ -33,8 +33,11 @@ def evaluate(model: nn.Module, data: DataSet, batch: int = 500) -> Score:
 
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     with torch.no_grad():
-        score = _score(lambda images: model(torch.from_numpy(images)).numpy(), data, batch)
+        score = _score(
+            lambda images: model(torch.from_numpy(images).to(device)).cpu().numpy(), data, batch, "the network"
+        )
     model.train(was_training)
     return score
 
@@ -51,18 +54,23 @@ def evaluate_onnx(path: str | Path, data: DataSet, batch: int = 500, threads: in
         inputs = [entry.name for entry in session.get_inputs()]
         if len(inputs) != 1:
             raise BadInput(f"{path}: has {len(inputs)} inputs ({', '.join(inputs)}) where one image is expected")
-        return _score(lambda images: session.run(None, {inputs[0]: images})[0], data, batch)
+        return _score(lambda images: session.run(None, {inputs[0]: images})[0], data, batch, str(path))
     except runtime_errors() as error:
         raise BadInput(f"{path}: onnxruntime cannot load or run it: {one_line(error)}") from error
 
 
-def _score(predict: Callable[[np.ndarray], np.ndarray], data: DataSet, batch: int) -> Score:
-    """Score what maps float32 images [n, C, H, W] to logits [n, classes], or [n, 1] for the second class of two."""
+def _score(predict: Callable[[np.ndarray], np.ndarray], data: DataSet, batch: int, name: str) -> Score:
+    """Score what maps float32 images [n, C, H, W] to logits [n, classes], or [n, 1] for the second class of two.
+
+    Raises `BadInput`, beginning with `name`, for anything else.
+    """
     correct, loss = 0, 0.0
     for start in range(0, len(data), batch):
         part = slice(start, start + batch)
         labels = data.labels[part]
         logits = predict(data.inputs(part)).astype(np.float64)
+        if logits.ndim != 2 or {1: 2}.get(logits.shape[1], logits.shape[1]) != data.classes:
+            raise BadInput(f"{name}: gives {list(logits.shape[1:])} where {data.name} has {data.classes} classes")
         if logits.shape[1] == 1:
             logits = np.hstack([np.zeros_like(logits), logits])
         correct += int((logits.argmax(1) == labels).sum())

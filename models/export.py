@@ -86,9 +86,9 @@ def export(
             if isinstance(module, WeightQuantizer) and not module.exportable:
                 raise BadInput(f"{name}: {type(module).__name__} sorts, which cannot be exported; store binary weights")
     frozen = with_binary_weights(model) if weights == "binary" else copy.deepcopy(model)
-    frozen.eval()
+    frozen.eval().cpu()
     image = torch.zeros(2, *image_shape)  # 2 images: a batch of 1 would be taken for a constant
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with replacing(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         # torch warns that its older exporter is the older one, and of its own deprecated calls.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,20 +1,23 @@
-"""Training for the minimum spanning tree: filters are drawn to a few centers, so that they differ in fewer bits.
+"""Training for the minimum spanning tree: filters are drawn together, so that they differ in fewer bits.
 
 MST-compression (Vo et al., ICCV 2023): beside the task's loss, lambda times the sum over all binary layers and output
 channels of the Hamming distance from a filter to its center. Centers are binary filters, the majority of their members.
-What a layer then costs is counted by the compiler's own trees (passes/filter_tree).
+The variant "tree" takes the distances along the tree that the engine counts instead, virtual filters included: what is
+drawn together is then what that tree has together. What a layer costs is counted by the compiler's own trees
+(passes/filter_tree).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnncc.models.layers import BinaryConv2d
-from bnncc.passes.filter_tree import engine_tree, paper_tree
+from bnncc.models.layers import BinaryConv2d, binary_layers
+from bnncc.models.quantizers import bits_of
+from bnncc.passes.filter_tree import NO_PARENT, engine_tree, paper_tree
 
 
 class _Hamming(torch.autograd.Function):
@@ -38,7 +41,7 @@ class CenterLoss(nn.Module):
     weight: lambda, of a sum and not a mean; centers: how many each layer has, at first filters drawn at random;
     refresh: after how many steps they are the majority of their members again, a filter being a member of the nearest.
     Buffers hold centers and membership, so that state_dict is all that a resumed run needs. Raises ValueError for
-    numbers out of range.
+    numbers out of range, and for a network without such layers.
     """
 
     def __init__(self, model: nn.Module, weight: float, centers: int = 1, refresh: int = 50) -> None:
@@ -46,7 +49,7 @@ class CenterLoss(nn.Module):
         if not weight >= 0 or centers < 1 or refresh < 1:
             raise ValueError(f"weight {weight}, centers {centers} and refresh {refresh}: at least 0, 1 and 1")
         self.weight, self.refresh = weight, refresh
-        self.layers = [layer for layer in model.modules() if isinstance(layer, BinaryConv2d) and layer.groups == 1]
+        self.layers = _layers(model)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         for index, layer in enumerate(self.layers):
             bits = _signs(layer)
@@ -59,7 +62,7 @@ class CenterLoss(nn.Module):
         if self.step % self.refresh == 0:
             self.update_centers()
         self.step += 1
-        total = self.layers[0].weight.new_zeros(()) if self.layers else torch.zeros(())
+        total = self.layers[0].weight.new_zeros(())
         for index, layer in enumerate(self.layers):
             bits = _signs(layer)
             total = total + _Hamming.apply(layer.weight, bits, self._center_of_each(index))
@@ -84,14 +87,92 @@ class CenterLoss(nn.Module):
         return getattr(self, f"centers_{index}")[getattr(self, f"members_{index}")]
 
 
+class _Pull(torch.autograd.Function):
+    """A given distance, whose gradient draws latents [M, ...] to targets [M, D], straight through the signs."""
+
+    @staticmethod
+    def forward(ctx, latent: Tensor, targets: Tensor, distance: Tensor) -> Tensor:
+        ctx.save_for_backward(targets)
+        ctx.shape = latent.shape
+        return distance.to(latent.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (targets,) = ctx.saved_tensors
+        return (-grad / 2 * targets).reshape(ctx.shape), None, None
+
+
+class TreeLoss(nn.Module):
+    """The bits along the engine's trees over a network's binary convolutions, grouped ones left out.
+
+    weight: lambda, of a sum; refresh: after how many steps the trees are found again. Between those, each filter is
+    drawn to its neighbours as they were, filters or virtual ones, in the form in which it is counted: its complement
+    if the tree has that. The value is that of the last trees. Raises ValueError as CenterLoss does.
+    """
+
+    def __init__(self, model: nn.Module, weight: float, refresh: int = 100) -> None:
+        super().__init__()
+        if not weight >= 0 or refresh < 1:
+            raise ValueError(f"weight {weight} and refresh {refresh}: at least 0 and 1")
+        self.weight, self.refresh = weight, refresh
+        self.layers = _layers(model)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        for index, layer in enumerate(self.layers):
+            device = layer.weight.device
+            self.register_buffer(f"targets_{index}", torch.zeros(layer.weight.flatten(1).shape, device=device))
+            self.register_buffer(f"distance_{index}", torch.zeros((), device=device))
+
+    def forward(self) -> Tensor:
+        """Return lambda times the bits along the trees, which are found again first when that is due."""
+        if self.step % self.refresh == 0:
+            self.update_trees()
+        self.step += 1
+        total = self.layers[0].weight.new_zeros(())
+        for index, layer in enumerate(self.layers):
+            targets, distance = getattr(self, f"targets_{index}"), getattr(self, f"distance_{index}")
+            total = total + _Pull.apply(layer.weight, targets, distance)
+        return self.weight * total
+
+    @torch.no_grad()
+    def update_trees(self) -> None:
+        """Find the trees of the filters as they are, and the sum of each one's neighbours, +-1 each."""
+        for index, layer in enumerate(self.layers):
+            bits = (_signs(layer) > 0).cpu().numpy()
+            tree = engine_tree(np.packbits(bits, axis=1, bitorder="little"), bits.shape[1])
+            rows = np.unpackbits(tree.bits, axis=1, count=bits.shape[1], bitorder="little").astype(np.float32) * 2 - 1
+            around = np.zeros_like(rows)
+            real = tree.parents != NO_PARENT
+            around[real] += rows[tree.parents[real]]
+            around[~real] -= 1  # the filter of zeros
+            np.add.at(around, tree.parents[real], rows[real])
+            around[tree.flipped] *= -1
+            getattr(self, f"targets_{index}").copy_(torch.from_numpy(around[: len(bits)]))
+            getattr(self, f"distance_{index}").fill_(tree.planes)
+
+
+def _layers(model: nn.Module) -> list[BinaryConv2d]:
+    """Return the convolutions that have trees. Raises ValueError where there are none."""
+    layers = [layer for layer in binary_layers(model) if isinstance(layer, BinaryConv2d) and layer.groups == 1]
+    if not layers:
+        raise ValueError("there are no convolutions of binary weights whose filters could be drawn together")
+    return layers
+
+
 def _signs(layer: BinaryConv2d) -> Tensor:
     """Bits of a layer's filters as +-1 [M, D]."""
-    stored = layer.weight_quantizer.stored(layer.weight)
-    return torch.where(stored.bits.flatten(1), 1.0, -1.0)
+    return torch.where(bits_of(layer.effective_weight().detach()).flatten(1), 1.0, -1.0)
 
 
 def _nearest(bits: Tensor, centers: Tensor) -> Tensor:
     return (bits @ centers.T).argmax(1)
+
+
+LOSSES = ("centers", "tree")
+
+
+def tree_loss(kind: str, model: nn.Module, weight: float, centers: int, refresh: int) -> CenterLoss | TreeLoss:
+    """Make the loss of that name; `centers` matters to "centers" alone."""
+    return CenterLoss(model, weight, centers, refresh) if kind == "centers" else TreeLoss(model, weight, refresh)
 
 
 # ---- What a tree costs -----------------------------------------------------------------------------------------
@@ -99,31 +180,59 @@ def _nearest(bits: Tensor, centers: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TreeCost:
-    """What the binary convolutions of a network cost, summed: bits that are counted for one output position.
+    """What the binary 3x3 convolutions of a network cost, summed over them.
 
-    dense: all bits; mst: those along the paper's tree; steiner: along the engine's, with a filter of zeros,
-    complements and virtual filters. depth: edges of the deepest of the paper's trees.
+    dense: their bits; mst: those that are counted along the paper's tree, all of a root's and the differing ones of
+    each edge; steiner: along the engine's, with a filter of zeros, complements and virtual filters. The same with
+    _operations: each bit counted at every output position, H W of them, for one image. distance: the differing bits of
+    the paper's trees alone. depth: edges of the deepest of those.
     """
 
     dense: int
     mst: int
     steiner: int
+    dense_operations: int
+    mst_operations: int
+    steiner_operations: int
+    distance: int
     depth: int
 
 
 @torch.no_grad()
-def tree_cost(model: nn.Module, steiner: bool = True) -> TreeCost:
-    """Count the trees of a network's binary 3x3 convolutions as the compiler does; `steiner` False: 0 of those."""
-    dense = mst = virtual = depth = 0
-    for layer in model.modules():
+def output_positions(model: nn.Module, image_shape: tuple[int, ...]) -> dict[nn.Module, int]:
+    """Return the output positions H W of each binary convolution for an image of shape [C, H, W]."""
+    found: dict[nn.Module, int] = {}
+
+    def saw(layer: nn.Module, arguments: tuple, output: Tensor) -> None:
+        found[layer] = output.shape[2] * output.shape[3]
+
+    hooks = [layer.register_forward_hook(saw) for layer in binary_layers(model) if isinstance(layer, BinaryConv2d)]
+    was_training = model.training
+    model.eval()(torch.zeros(1, *image_shape, device=next(model.parameters()).device))
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@torch.no_grad()
+def tree_cost(model: nn.Module, positions: dict[nn.Module, int] | None = None, steiner: bool = True) -> TreeCost:
+    """Count the trees of a network's binary 3x3 convolutions as the compiler does.
+
+    `positions`: of `output_positions`; without them one position of each layer is counted. `steiner` False: 0 of those.
+    """
+    cost = dict.fromkeys((field.name for field in fields(TreeCost)), 0)
+    for layer in binary_layers(model):
         if not isinstance(layer, BinaryConv2d) or layer.groups != 1 or layer.weight.shape[2:] != (3, 3):
             continue
-        bits = (_signs(layer) > 0).numpy()
+        bits = (_signs(layer) > 0).cpu().numpy()
         packed, length = np.packbits(bits, axis=1, bitorder="little"), bits.shape[1]
         paper = paper_tree(packed, length)
-        dense += bits.size
-        mst += paper.planes
-        depth = max(depth, paper.depth)
-        if steiner:
-            virtual += engine_tree(packed, length).planes
-    return TreeCost(dense, mst, virtual, depth)
+        counted = {"dense": bits.size, "mst": paper.planes}
+        counted["steiner"] = engine_tree(packed, length).planes if steiner else 0
+        for name, count in counted.items():
+            cost[name] += count
+            cost[f"{name}_operations"] += count * (1 if positions is None else positions[layer])
+        cost["distance"] += paper.planes - length
+        cost["depth"] = max(cost["depth"], paper.depth)
+    return TreeCost(**cost)

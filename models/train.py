@@ -1,8 +1,9 @@
 """Training a network on a data set: the loop, its configuration, and resuming bit for bit.
 
-A run is fixed by its `TrainConfig` and the number of threads: each epoch ends with a checkpoint that holds the weights,
-the optimiser's state and both random states (torch's own, and the generator of shuffling and augmentation), so a run
-that was stopped and resumed gives the same bits as one that was not.
+A run is fixed by its `TrainConfig`, the number of threads and that of processes: each epoch ends with a checkpoint
+that holds the weights, the optimiser's state and the random states (torch's own of each process, and the generator of
+shuffling and augmentation), so a run that was stopped and resumed gives the same bits as one that was not. (On a CPU;
+a GPU's sums and dropout are its own.)
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -22,55 +23,80 @@ from torch import Tensor, nn
 
 from bnncc.errors import BadInput, BnnccError
 from bnncc.models import checkpoint
-from bnncc.models.augment import augment
+from bnncc.models.arguments import check_arguments
+from bnncc.models.augment import augment, draw
+from bnncc.models.bit_statistics import BitWatch
 from bnncc.models.data import DataSet
+from bnncc.models.distributed import Processes, processes, spread
 from bnncc.models.evaluate import evaluate
 from bnncc.models.layers import constrain_weights
-from bnncc.models.mst_training import CenterLoss, tree_cost
+from bnncc.models.logs import CONFIG_NAME, LOG_NAME
+from bnncc.models.mst_training import LOSSES, TreeCost, output_positions, tree_cost, tree_loss
 from bnncc.models.networks import build_network
+from bnncc.models.schedules import SCHEDULES, learning_rate
 
 CHECKPOINT_NAME = "checkpoint.pt"
-LOG_NAME = "log.jsonl"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that fixes a run, apart from the data's location and the number of threads.
+    """Everything that fixes a run, apart from where it runs: device, threads, processes, the data's folder.
 
-    `options` are the network's constructor arguments. `lr` is the first learning rate of a cosine that ends at 0.
-    `bf16` computes convolutions in bfloat16 (autocast) during training only; weights, batch-norm statistics and every
-    evaluation stay float32. `shift` and `flip` set the augmentation. `mst_weight` is the lambda of
-    `bnncc.models.mst_training.CenterLoss`, 0 for none; `mst_centers` and `mst_refresh` are its other arguments.
+    `options` are the network's constructor arguments. `batch` is that of each process. `lr` is the first learning rate,
+    `schedule` "cosine" (to `min_lr`) or "steps" (times `gamma` after each of the epochs `milestones`, `min_lr` at
+    least). `bf16` computes convolutions in bfloat16 (autocast) during training only; weights, batch-norm statistics and
+    every evaluation stay float32. `shift` and `flip` set the augmentation. `mst_weight` is the lambda of the distances
+    of `bnncc.models.mst_training` that `mst_loss` names, "centers" or "tree", 0 for none; `mst_centers` and
+    `mst_refresh` are their other arguments.
     """
 
-    dataset: str
-    network: str
+    dataset: str = "fashion-mnist"
+    network: str = "vgg_small"
     options: dict[str, object] = field(default_factory=dict)
     epochs: int = 10
     batch: int = 128
     optimizer: str = "adam"
     lr: float = 2e-3
+    schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    min_lr: float = 0.0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     shift: int = 0
     flip: bool = False
     bf16: bool = False
     mst_weight: float = 0.0
+    mst_loss: str = "centers"
     mst_centers: int = 1
     mst_refresh: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_arguments(TrainConfig, {field.name: getattr(self, field.name) for field in fields(self)}, "training")
+        if not isinstance(self.options, dict):
+            raise BadInput(f"training: options is {self.options!r}, not a table")
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # lists, where they come from a file
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"seed {self.seed} is not from 0 to 2**63 - 1")
         if self.epochs < 1 or self.batch < 2:
             raise BadInput(f"epochs {self.epochs} and batch {self.batch}: at least 1 and 2 are needed")
         if self.optimizer not in OPTIMIZERS:
             raise BadInput(f"unknown optimizer {self.optimizer!r}; there are: {', '.join(sorted(OPTIMIZERS))}")
         if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise BadInput(f"learning rate {self.lr} and weight decay {self.weight_decay} are positive and finite")
+        if self.schedule not in SCHEDULES:
+            raise BadInput(f"unknown schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
+        if not 0 < self.gamma <= 1 or not 0 <= self.min_lr <= self.lr:
+            raise BadInput(f"gamma {self.gamma} is in (0, 1], and min_lr {self.min_lr} at most the learning rate")
+        if self.schedule == "steps" and any(not 0 < epoch < self.epochs for epoch in self.milestones):
+            raise BadInput(f"milestones {list(self.milestones)} are not epochs between 0 and {self.epochs}")
         if not 0 <= self.label_smoothing < 1:
             raise BadInput(f"label smoothing {self.label_smoothing} is not in [0, 1)")
         if self.shift < 0:
             raise BadInput(f"shift {self.shift} is negative")
+        if self.mst_loss not in LOSSES:
+            raise BadInput(f"mst: unknown loss {self.mst_loss!r}; there are: {', '.join(LOSSES)}")
         if not 0 <= self.mst_weight < math.inf or self.mst_centers < 1 or self.mst_refresh < 1:
             raise BadInput(
                 f"mst: weight {self.mst_weight}, centers {self.mst_centers} and refresh {self.mst_refresh} are not "
@@ -92,10 +118,21 @@ def network_of(config: TrainConfig) -> nn.Module:
 def load_trained(path: str | Path) -> tuple[TrainConfig, nn.Module]:
     """Read the configuration and the network, in eval mode, of a checkpoint."""
     state = checkpoint.load(path)
-    config = TrainConfig(**state["config"])
+    try:
+        config = TrainConfig(**state["config"])
+    except TypeError as error:
+        raise BadInput(f"{path}: not a checkpoint of this version: {error}") from error
     model = network_of(config)
-    model.load_state_dict(state["model"])
+    _load_weights(model, state, path)
     return config, model.eval()
+
+
+def _load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{path}: its weights are not those of {state['config']['network']}: {reason}") from error
 
 
 def train(
@@ -105,60 +142,65 @@ def train(
     out: str | Path,
     resume: bool = False,
     on_epoch: Callable[[dict[str, object]], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Train a network and return it in eval mode, with the last epoch's weights.
 
-    The folder `out` receives `checkpoint.pt` and `log.jsonl` (one JSON object per epoch; `on_epoch` is called with it
-    too, after the checkpoint is written). With `resume`, an existing checkpoint there is continued; its configuration
-    must be the one given. Without it, an existing checkpoint is an error rather than overwritten. The test set is
-    scored after each epoch for the log; nothing is chosen by it. Raises `BadInput` for what does not fit together and
-    `BnnccError` when the loss stops being finite.
+    The folder `out` receives `config.json`, `checkpoint.pt` and `log.jsonl` (one JSON object per epoch; `on_epoch` is
+    called with it too, after the checkpoint is written). With `resume`, an existing checkpoint there is continued; its
+    configuration must be the one given. Without it, an existing checkpoint is an error rather than overwritten. The
+    test set is scored after each epoch for the log; nothing is chosen by it.
+
+    Where torch's launcher has started several processes, each takes its part of the data (`bnncc.models.distributed`),
+    and the first one writes and calls `on_epoch`.
+
+    Raises `BadInput` for what does not fit together and `BnnccError` when the loss stops being finite.
     """
-    if len(data) < config.batch:
-        raise BadInput(f"{data.name}: {len(data)} training images are fewer than the batch of {config.batch}")
-    run = _Run(config, Path(out), resume)
-    for epoch in range(run.epoch, config.epochs):
-        started = time.perf_counter()
-        loss, accuracy = run.train_epoch(data, epoch)
-        score = evaluate(run.model, test)
-        entry: dict[str, object] = {
-            "epoch": epoch + 1,
-            "train_loss": round(loss, 6),
-            "train_accuracy": round(accuracy, 6),
-            "test_loss": round(score.loss, 6),
-            "test_accuracy": round(score.accuracy, 6),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        if config.mst_weight:
-            cost = tree_cost(run.model)
-            entry |= {
-                "mst_bits": cost.mst / cost.dense,
-                "tree_bits": cost.steiner / cost.dense,
-                "mst_depth": cost.depth,
-            }
-        run.finish_epoch(epoch + 1, entry)
-        if on_epoch:
-            on_epoch(entry)
-    return run.model.eval()
+    device = torch.device(device)
+    with processes(device) as among:
+        whole = config.batch * among.count
+        if len(data) < whole:
+            raise BadInput(f"{data.name}: {len(data)} training images are fewer than the batch of {whole}")
+        return _Run(config, Path(out), resume, device, among).train(data, test, on_epoch)
+
+
+def _tree_entry(cost: TreeCost) -> dict[str, float]:
+    """What the log tells of trees, bits and operations as shares of those of all filters; nothing without filters."""
+    if not cost.dense:
+        return {}
+    return {
+        "mst_distance": cost.distance,
+        "mst_depth": cost.depth,
+        "mst_bits": round(cost.mst / cost.dense, 6),
+        "tree_bits": round(cost.steiner / cost.dense, 6),
+        "mst_operations": round(cost.mst_operations / cost.dense_operations, 6),
+        "tree_operations": round(cost.steiner_operations / cost.dense_operations, 6),
+    }
 
 
 class _Run:
     """The state of a run between epochs, and its files."""
 
-    def __init__(self, config: TrainConfig, out: Path, resume: bool) -> None:
-        self.config, self.out = config, out
+    def __init__(self, config: TrainConfig, out: Path, resume: bool, device: torch.device, among: Processes) -> None:
+        self.config, self.out, self.device, self.among = config, out, device, among
         torch.manual_seed(config.seed)
-        self.model = network_of(config).to(memory_format=torch.channels_last)  # a quarter less time per step
+        self.model = network_of(config).to(device, memory_format=torch.channels_last)  # a quarter less time per step
+        constrain_weights(self.model)
+        self.distances = None
+        if config.mst_weight:
+            try:
+                self.distances = tree_loss(
+                    config.mst_loss, self.model, config.mst_weight, config.mst_centers, config.mst_refresh
+                )
+            except ValueError as error:  # nothing whose filters could be drawn together
+                raise BadInput(f"mst: {error}") from error
+        self.parallel = spread(self.model, among)
         self.optimizer = OPTIMIZERS[config.optimizer](
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.centers = None
-        if config.mst_weight:
-            try:
-                self.centers = CenterLoss(self.model, config.mst_weight, config.mst_centers, config.mst_refresh)
-            except ValueError as error:  # weights of three values
-                raise BadInput(f"mst: {error}") from error
         self.generator = torch.Generator().manual_seed(config.seed)
+        if among.rank:
+            torch.manual_seed(config.seed + among.rank)  # dropout drops others in each process
         self.history: list[dict[str, object]] = []
         self.epoch = 0
         try:
@@ -169,68 +211,131 @@ class _Run:
             if not resume:
                 raise BadInput(f"{out / CHECKPOINT_NAME}: exists already; resume it or choose another folder")
             self._restore(checkpoint.load(out / CHECKPOINT_NAME))
-        # Lines after the checkpoint's epoch, or of an unfinished run without one, are not part of this run.
-        (out / LOG_NAME).write_text("".join(json.dumps(entry) + "\n" for entry in self.history))
+        epochs = self.among.gather(self.epoch)  # and nothing is written before all have looked
+        if len(set(epochs)) > 1:
+            raise BadInput(f"{out}: processes find different checkpoints there, of epochs {epochs}; share the folder")
+        self.watch = BitWatch(self.model)
+        if among.is_first:
+            for left in out.glob(f".{CHECKPOINT_NAME}.*"):  # of a run that was killed while it wrote
+                left.unlink()
+            # Lines after the checkpoint's epoch, or of an unfinished run without one, are not part of this run.
+            try:
+                (out / LOG_NAME).write_text("".join(json.dumps(entry) + "\n" for entry in self.history))
+                (out / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
+            except OSError as error:
+                raise BadInput(f"{error.filename}: cannot be written: {error.strerror}") from error
 
     def _restore(self, state: dict) -> None:
         saved, wanted = state["config"], json.loads(json.dumps(asdict(self.config)))
         differing = sorted(key for key in wanted if json.loads(json.dumps(saved.get(key))) != wanted[key])
         if differing:
             raise BadInput(f"{self.out / CHECKPOINT_NAME}: was made with another {', '.join(differing)}")
-        self.model.load_state_dict(state["model"])
+        if len(state["torch_rng"]) != self.among.count:
+            raise BadInput(
+                f"{self.out / CHECKPOINT_NAME}: was made by {len(state['torch_rng'])} processes, not {self.among.count}"
+            )
+        _load_weights(self.model, state, self.out / CHECKPOINT_NAME)
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.centers is not None:
-            self.centers.load_state_dict(state["centers"])
+        if self.distances is not None:
+            self.distances.load_state_dict(state["distances"])
         self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch_rng"])
+        torch.set_rng_state(state["torch_rng"][self.among.rank])
         self.history, self.epoch = state["history"], state["epoch"]
 
-    def train_epoch(self, data: DataSet, epoch: int) -> tuple[float, float]:
-        """One pass over the data in random order, the incomplete last batch left out: mean loss and accuracy."""
-        config = self.config
+    def train(self, data: DataSet, test: DataSet, on_epoch: Callable[[dict[str, object]], None] | None) -> nn.Module:
+        """Train for the epochs that are left and return the network in eval mode."""
+        positions = output_positions(self.model, data.images.shape[1:])
+        for epoch in range(self.epoch, self.config.epochs):
+            started = time.perf_counter()
+            loss, distance_loss, accuracy, rate = self.train_epoch(data, epoch)
+            bits = self.watch.finish_epoch()
+            entry: dict[str, object] = {}
+            if self.among.is_first:
+                score = evaluate(self.model, test)
+                entry = {
+                    "epoch": epoch + 1,
+                    "lr": rate,
+                    "train_loss": round(loss, 6),
+                    "train_accuracy": round(accuracy, 6),
+                    "test_loss": round(score.loss, 6),
+                    "test_accuracy": round(score.accuracy, 6),
+                }
+                if bits is not None:
+                    entry |= {name: round(value, 6) for name, value in asdict(bits).items()}
+                if self.config.mst_weight:
+                    entry["distance_loss"] = round(distance_loss, 6)
+                entry |= _tree_entry(tree_cost(self.model, positions))
+                entry["seconds"] = round(time.perf_counter() - started, 3)
+            self.finish_epoch(epoch + 1, entry)
+            if on_epoch and self.among.is_first:
+                on_epoch(entry)
+        self.watch.close()
+        return self.model.eval()
+
+    def train_epoch(self, data: DataSet, epoch: int) -> tuple[float, float, float, float]:
+        """One pass over the data in random order, the incomplete last batch left out.
+
+        Returns the means of the task's loss and of the distances', accuracy, and the last learning rate. Each process
+        takes its part of every step's images; what is drawn at random is drawn for all of them.
+        """
+        config, among = self.config, self.among
         self.model.train()
         order = torch.randperm(len(data), generator=self.generator).numpy()
-        steps = len(data) // config.batch
-        loss_sum, correct = 0.0, 0
+        whole, own = config.batch * among.count, among.part(config.batch)
+        steps = len(data) // whole
+        sums, rate = torch.zeros(3, dtype=torch.float64), config.lr
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(
+            console=console, transient=True, disable=not (console.is_terminal and among.is_first)
+        ) as progress:
             task = progress.add_task(f"epoch {epoch + 1}/{config.epochs}", total=steps)
             for step in range(steps):
-                index = order[step * config.batch : (step + 1) * config.batch]
-                images = torch.from_numpy(data.inputs(index))
-                images = augment(images, config.shift, config.flip, self.generator)
-                labels = torch.from_numpy(data.labels[index])
-                self._set_lr((epoch * steps + step) / (config.epochs * steps))
-                loss, logits = self._step(images.contiguous(memory_format=torch.channels_last), labels)
-                loss_sum += loss
-                correct += int((logits.argmax(1) == labels).sum())
-                if not math.isfinite(loss):
-                    raise BnnccError(f"the loss became {loss} in epoch {epoch + 1}: lower the learning rate")
+                index = order[step * whole : (step + 1) * whole][own]
+                draws = draw(whole, config.shift, config.flip, self.generator).part(own)
+                images = augment(torch.from_numpy(data.inputs(index)), draws)
+                images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+                labels = torch.from_numpy(data.labels[index]).to(self.device)
+                rate = self._set_lr((epoch * steps + step) / (config.epochs * steps))
+                totals = self._step(images, labels)
+                sums += totals
+                if not math.isfinite(totals[0] + totals[1]):
+                    raise BnnccError(f"the loss became {totals[0]} in epoch {epoch + 1}: lower the learning rate")
                 progress.advance(task)
-        return loss_sum / steps, correct / (steps * config.batch)
+        loss, distance, right = (sums / steps / among.count).tolist()
+        return loss, distance, right / config.batch, rate
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """One optimiser step; the loss before it and the logits."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            logits = self.model(images)
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One optimiser step. Returns float64 [3], summed over the processes: losses before it, images named rightly.
+
+        The losses are the task's, label smoothing included, and that of distances.
+        """
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            logits = self.parallel(images)
         if logits.shape[1] == 1:  # of the second class; the first one's is 0
             logits = F.pad(logits, (1, 0))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
-        if self.centers is not None:
-            loss = loss + self.centers()
+        distance = loss.new_zeros(()) if self.distances is None else self.distances()
         self.optimizer.zero_grad()
-        loss.backward()
+        (loss + distance).backward()
         self.optimizer.step()
         constrain_weights(self.model)
-        return loss.item(), logits.detach()
+        right = (logits.detach().argmax(1) == labels).sum()
+        return self.among.total(torch.stack([value.detach().double() for value in (loss, distance, right)])).cpu()
 
-    def _set_lr(self, progress: float) -> None:
-        """Cosine from the configured rate at progress 0 to 0 at 1."""
+    def _set_lr(self, progress: float) -> float:
+        """Set the learning rate of the schedule, and return it."""
+        config = self.config
+        milestones = [epoch / config.epochs for epoch in config.milestones]
+        rate = learning_rate(config.schedule, config.lr, progress, milestones, config.gamma, config.min_lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = rate
+        return rate
 
     def finish_epoch(self, epoch: int, entry: dict[str, object]) -> None:
         """Write the checkpoint, then the log line."""
+        states = self.among.gather(torch.get_rng_state())
+        if not self.among.is_first:
+            return
         self.history.append(entry)
         checkpoint.save(
             self.out / CHECKPOINT_NAME,
@@ -239,9 +344,9 @@ class _Run:
                 "epoch": epoch,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "centers": {} if self.centers is None else self.centers.state_dict(),
+                "distances": {} if self.distances is None else self.distances.state_dict(),
                 "generator": self.generator.get_state(),
-                "torch_rng": torch.get_rng_state(),
+                "torch_rng": states,
                 "history": self.history,
             },
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bnncc.models import shipped_path
+from bnncc.models.__main__ import run
 
 try:
     import torch
@@ -84,11 +85,9 @@ def test_onnx_files_and_data_without_torch(tmp_path):
 
 
 @needs_torch
-def test_names_are_in_the_help_and_checked(tmp_path):
+def test_names_are_in_the_help():
     _, stdout, _ = outcome("train", "--help")
-    assert "[bireal_resnet|hidden_layer_cnn|lenet|mlp|vgg_small]" in stdout
-    stderr = command("train", "--network", "nope", "-o", tmp_path / "run", status=2)
-    assert "'nope' is not one of 'bireal_resnet', 'hidden_layer_cnn', 'lenet', 'mlp', 'vgg_small'" in stderr
+    assert "[bireal_resnet|conv2|conv4|conv6|conv8|hidden_layer_cnn|lenet|mlp|reactnet18|" in stdout
 
 
 @needs_torch
@@ -122,31 +121,86 @@ def test_train_resume_export_evaluate_sample(tmp_path):
 
 
 @needs_torch
+def test_recipe_and_what_is_given_beside_it(tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "r.toml").write_text(
+        'dataset = "digits"\nnetwork = "conv2"\nepochs = 3\nschedule = "steps"\nmilestones = [1]\nbatch = 64\n'
+        '[options]\nwidth = 4\nhidden = 16\nweights = "bi-half"\n'
+    )
+    given = ["--epochs", 2, "--weights-option", "positive=0.25", "--seed", 5]
+    lines = command("train", "--recipe", tmp_path / "r.toml", *given, "-o", tmp_path / "run")
+    config = lines[0]["config"]
+    assert (config["epochs"], config["seed"], config["batch"], config["milestones"]) == (2, 5, 64, [1])
+    assert config["options"] == {
+        "in_channels": 1, "image_size": 8, "classes": 10, "width": 4, "hidden": 16,
+        "weights": {"name": "bi-half", "positive": 0.25},
+    }  # fmt: skip
+    assert [line["lr"] for line in lines[1:]] == pytest.approx([2e-3, 2e-4])
+    assert 0.8 < lines[-1]["entropy"] < 0.83  # 0.811 for a quarter, and what ceil makes of short filters
+    assert lines[1]["flips_up"] == lines[1]["flips_down"] > 0
+    (drawn,) = command("plot", tmp_path / "run", "-o", tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+    assert drawn["output"] == str(tmp_path / "p.png")
+    names = [line["recipe"] for line in command("recipes")]
+    assert "equal-bits-conv2" in names
+
+
+@needs_torch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "--recipe", "no-such", "-o", "run"], "no recipe named 'no-such'; there are: "),
+        (
+            ["train", "--dataset", "digits", "--weights", "bi-half", "--weights-option", "positive=1.5", "-o", "run"],
+            "weight quantizer bi-half: positive (p_pos) is 1.5; it is a share between 0 and 1",
+        ),
+        (
+            ["train", "--dataset", "digits", "--network", "mlp", "--mst-weight", "1e-6", "-o", "run"],
+            "mst: there are no convolutions of binary weights",
+        ),
+        (["train", "--dataset", "digits", "--network", "conv2", "--depths", "2,2", "-o", "run"], "takes no depths"),
+        (
+            ["train", "--dataset", "digits", "--option", "image_size=16", "-o", "run"],
+            "network vgg_small: image_size is 16, and 8 in digits",
+        ),
+        (["train", "--dataset", "digits", "--seed", "99999999999999999999", "-o", "run"], "is not from 0 to 2**63 - 1"),
+        (
+            ["train", "--dataset", "digits", "--weights-option", "scaled=3", "-o", "run"],
+            "weight quantizer sign: scaled is 3, not true or false",
+        ),
+        (["plot", "no-such-run", "-o", "p.png"], "no-such-run: cannot be read: No such file"),
         (
             ["train", "--dataset", "mnist", "--data-dir", "no-such-folder", "-o", "run"],
             "no-such-folder: no such folder",
         ),
         (["export", "missing.pt", "-o", "m.onnx"], "missing.pt: cannot be read: No such file or directory"),
         (["evaluate", "missing.onnx", "--dataset", "digits"], "missing.onnx: "),
+        (["train", "--weights", "nope", "-o", "run"], "'nope' is not one of 'bi-half', 'bi-half-pruned', 'dab', "),
+        (["train", "--network", "nope", "-o", "run"], "'nope' is not one of 'bireal_resnet', 'conv2', 'conv4', "),
+        (
+            ["train", "--network", "bireal_resnet", "--depths", "a", "-o", "run"],
+            "--depths: 'a' is not a list of numbers",
+        ),
+        (["train", "--option", "x", "-o", "run"], "'x' is not NAME=VALUE (see python -m bnncc.models train --help)"),
+        (["train", "--recipe", "r.toml", "-o", "run"], "unknown network ['vgg_small']; there are: "),
+        (["train", "--mst-loss", "tree", "-o", "run"], "--mst-loss and --mst-centers go with --mst-weight, which is 0"),
+        (["train", "--milestones", "2", "-o", "run"], "--milestones and --gamma go with --schedule steps"),
+        (["tarin"], "No such command 'tarin'"),
     ],
 )
-def test_errors_are_one_line_and_status_2(tmp_path, monkeypatch, arguments, message):
+def test_errors_are_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    stderr = command(*arguments, status=2)
+    monkeypatch.setattr("sys.argv", ["bnncc.models", *arguments])
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('dataset = "digits"\nnetwork = ["vgg_small"]\n')
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    assert exit_.value.code == 2
+    stderr = capsys.readouterr().err
     assert stderr.startswith("error: ")
     assert message in stderr
     assert stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-@needs_torch
-def test_bad_usage_is_status_2(tmp_path):
-    assert "--depths" in command(
-        "train", "--dataset", "digits", "--network", "bireal_resnet", "--depths", "a", "-o", tmp_path / "run", status=2
-    )
+    assert list(tmp_path.iterdir()) == [recipe]
 
 
 def test_float_network_of_two_classes(tmp_path):
@@ -159,6 +213,18 @@ def test_float_network_of_two_classes(tmp_path):
     command("export", run / "checkpoint.pt", "-o", model)
     (score,) = command("evaluate", model, "--dataset", "digits:3,5")
     assert score["accuracy"] == pytest.approx(lines[-1]["test_accuracy"], abs=1e-6)  # rounded there
+    stderr = command("evaluate", model, "--dataset", "digits", status=2)
+    assert f"{model}: gives [1] where digits has 10 classes" in stderr
+    stderr = command("evaluate", run / "checkpoint.pt", "--dataset", "digits", status=2)
+    assert "knows 2 classes, digits has 10" in stderr
     assert "takes no depths" in command("train", *data, *network, "--depths", "1", "-o", tmp_path / "x", status=2)
     assert "is not NAME=VALUE" in command("train", *data, *network, "--option", "x", "-o", tmp_path / "x", status=2)
     assert "classes 0 to 9" in command("train", "--dataset", "digits:3", "-o", tmp_path / "x", status=2)
+
+
+@needs_torch
+def test_a_gpu_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # torch sees none even where there is one
+    stderr = command("train", "--dataset", "digits", "--device", "cuda", "-o", tmp_path / "run", status=2)
+    assert stderr == "error: device cuda: process 0 of this machine has none; torch sees 0\n"
+    assert not (tmp_path / "run").exists()

@@ -146,8 +146,60 @@ def test_cifar_records_are_label_then_planes(tmp_path):
     assert test.labels[7] == 7
     np.testing.assert_array_equal(test.images[7].ravel(), np.arange(3072) % 251)
     (tmp_path / "test_batch.bin").write_bytes(records.tobytes()[:-3073])
-    with pytest.raises(BadInput, match="30726927 bytes where a CIFAR-10 batch has 30730000"):
+    with pytest.raises(BadInput, match="30726927 bytes where 10000 images of CIFAR-10 have 30730000"):
         data.load("cifar10", "test", tmp_path)
+
+
+def test_cifar100_has_the_fine_label_second(tmp_path):
+    records = np.zeros((10_000, 3074), np.uint8)
+    records[:, 0], records[:, 1] = 19, np.arange(10_000) % 100
+    records[3, 2:] = np.arange(3072) % 251
+    (tmp_path / "test.bin").write_bytes(records.tobytes())
+    test = data.load("cifar100", "test", tmp_path)
+    assert (test.classes, test.labels.tolist()[98:102]) == (100, [98, 99, 0, 1])
+    np.testing.assert_array_equal(test.images[3].ravel(), np.arange(3072) % 251)
+    with pytest.raises(BadInput, match=r"no file train\.bin"):
+        data.load("cifar100", "train", tmp_path)
+
+
+def sketches(folder, **changes):
+    """A file of ten sketches, each of the brightness of its number."""
+    images = np.repeat(np.arange(10, dtype=np.uint8), 784).reshape(10, 28, 28)
+    content = {"images": images, "labels": np.arange(10, dtype=np.uint8) % 6} | changes
+    np.savez(folder / "sketches.npz", **content)
+    return folder
+
+
+def test_every_fifth_sketch_is_for_testing(tmp_path):
+    train, test = (data.load("quickdraw", split, sketches(tmp_path)) for split in ("train", "test"))
+    assert test.images[:, 0, 0, 0].tolist() == [4, 9]
+    assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert (train.classes, test.labels.tolist()) == (6, [4, 3])
+    assert data.load("quickdraw:4,3", "test", tmp_path).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.full(10, 6)}, "label 6 where 0 to 5 are known"),
+        ({"labels": np.full(10, -1)}, "labels are not numbers of classes"),
+        ({"labels": np.zeros(9, np.uint8)}, r"labels \[9\] where uint8"),
+        ({"images": np.zeros((10, 28, 27), np.uint8)}, r"uint8 \[10, 28, 27\] and"),
+        ({"images": np.zeros((10, 28, 28), np.float32)}, "images float32"),
+    ],
+)
+def test_bad_sketches(tmp_path, changes, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        data.load("quickdraw", "train", sketches(tmp_path, **changes))
+    assert "sketches.npz: " in str(caught.value)
+
+
+def test_missing_or_damaged_sketches(tmp_path):
+    with pytest.raises(BadInput, match=r"0 \.npz files where one with sketches"):
+        data.load("quickdraw", "train", tmp_path)
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    with pytest.raises(BadInput, match=r"a\.npz: not an \.npz file with images and labels"):
+        data.load("quickdraw", "train", tmp_path)
 
 
 def test_digits_split_is_fixed_and_complete():

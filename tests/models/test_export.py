@@ -199,3 +199,49 @@ def test_refusals(tmp_path):
     with pytest.raises(BadInput, match="cannot be written: No such file or directory"):
         export(model, tmp_path / "nowhere" / "m.onnx", SHAPE)
     assert not list(tmp_path.iterdir())
+
+
+# ---- The papers' networks ---------------------------------------------------------------------------------------
+
+
+PAPERS = [
+    ("resnet18", {"width": 16, "stem": "small", "depths": (2, 2), "weights": "bi-half"}, (3, 16, 16), 4),
+    ("resnet20", {"width": 16, "depths": (2, 2), "block": "basic", "weights": "sign"}, (3, 16, 16), 4),
+    ("reactnet18", {"width": 16, "depths": (2, 2), "weights": "xnor"}, (3, 48, 48), 4),
+    # The image itself is float: the first layer has binary weights, and what follows is binary, the last included.
+    (
+        "conv4",
+        {"width": 16, "hidden": 32, "image_size": 16, "weights": "bi-half", "activations": "sign"},
+        (3, 16, 16),
+        6,
+    ),
+    ("sketch_a_net", {"width": 16, "image_size": 28, "classes": 6, "weights": "dab"}, (1, 28, 28), 6),
+    ("sketch_a_net", {"width": 16, "image_size": 28, "classes": 6, "weights": "xnor"}, (1, 28, 28), 6),
+]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize(("name", "options", "shape", "layers"), PAPERS, ids=lambda value: str(value)[:20])
+def test_networks_of_the_papers_compile_with_nothing_left_float(tmp_path, exporter, name, options, shape, layers):
+    torch.manual_seed(12)
+    model = build_network(name, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():  # thresholds, slopes and shifts as they are after training
+            if parameter.dim() == 1 or parameter.shape[0] == 1 < parameter.numel():
+                parameter.add_(torch.randn_like(parameter).mul_(0.3))
+        for _ in range(4):
+            model(torch.randn(16, *shape))
+    path = export(model.eval(), tmp_path / "m.onnx", shape, exporter)
+    images = np.random.default_rng(1).standard_normal((16, *shape)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", image=images)
+    settings = bnncc.Config(verify_samples=8, input_shapes={"image": [-1, *shape]})
+    report = bnncc.compile(path, output=tmp_path / "c.onnx", config=settings, data=tmp_path / "x.npz").report
+    assert [layer.status for layer in report.layers].count("binary") == layers
+    left = [layer.name for layer in report.layers if layer.candidate and layer.status != "binary"]
+    assert len(left) == (name == "conv4")
+    assert report.verify.argmax_agreement == 1.0
+    # The network itself, in float: signs on their thresholds aside, one image of sixteen at most.
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    found = bnncc.InferenceSession(str(tmp_path / "c.onnx")).run(None, {"image": images})[0]
+    assert (np.abs(found - expected).max(1) > 1e-3 * np.abs(expected).max()).sum() <= 1

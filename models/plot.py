@@ -1,0 +1,53 @@
+"""Drawing the logs of training: a panel for each thing that they tell, a line for each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from bnncc.errors import BadInput
+from bnncc.models.files import replacing
+from bnncc.models.logs import read_log
+
+# Title, unit, and the keys of a log's lines with the style of each line; the first key names the panel's subject.
+PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("Loss (training dashed)", "nats", {"test_loss": "-", "train_loss": "--"}),
+    ("Accuracy (training dashed)", "share", {"test_accuracy": "-", "train_accuracy": "--"}),
+    ("Flips per bit and epoch (to -1 dashed)", "flips", {"flips_up": "-", "flips_down": "--"}),
+    ("Entropy of the bits", "bits", {"entropy": "-"}),
+    ("Bit operations of all (with Steiner nodes dashed)", "share", {"mst_operations": "-", "tree_operations": "--"}),
+    ("Differing bits along the MST", "bits", {"mst_distance": "-"}),
+    ("Learning rate", "", {"lr": "-"}),
+)
+
+
+def plot_runs(runs: Sequence[Path], output: Path) -> None:
+    """Draw the logs of runs into a PNG file; panels of what none of them tells are left out.
+
+    Raises BadInput for a log that cannot be read and a file that is no .png.
+    """
+    if output.suffix != ".png":
+        raise BadInput(f"{output}: the plot is a PNG; give it a name that ends in .png")
+    logs = {run: read_log(run) for run in runs}
+    panels = [panel for panel in PANELS if any(key in log[0] for log in logs.values() for key in panel[2])]
+    if not panels:
+        raise BadInput(f"{', '.join(map(str, runs))}: there is nothing in the log to draw")
+    columns = 2 if len(panels) < 5 else 3
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    for place, (title, unit, styles) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        for number, (run, log) in enumerate(logs.items()):
+            for key, style in styles.items():
+                points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
+                label = (run.name if run.is_dir() else run.parent.name) if style == "-" and place == 0 else None
+                axes.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=label) if points else None
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(unit)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    with replacing(output) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
