@@ -32,11 +32,12 @@ def measure_sensitivity(
     All layers before it run once, on the float weights; only what is behind it runs for each.
     """
     graph = binarization.before
-    stepper = Stepper(graph, samples, config.threads)
-    expected = stepper.outputs()
     chosen = {layer.node: layer for layer in binarization.layers}
+    nodes = [node for node in graph.nodes if node.name in chosen]
+    stepper = Stepper(graph, Stepper.that_fit(graph, nodes, samples, config.threads), config.threads)
+    expected = stepper.outputs()
     found = {}
-    for node in [node for node in graph.nodes if node.name in chosen]:
+    for node in nodes:
         progress(f"binarize: sensitivity of {node.name}")
         stepper.advance(node)
         actual = stepper.outputs_with(node, chosen[node.name].values)

@@ -191,6 +191,11 @@ NETWORK_ARGUMENTS = ("width", "depths", "stem_stride", "weights", "activations")
     help="With --mst-weight: what is drawn to what [default: centers].",
 )
 @click.option("--mst-centers", type=click.IntRange(1), help="With --mst-weight: centers of each layer [default: 1].")
+@click.option(
+    "--mst-refresh",
+    type=click.IntRange(1),
+    help="With --mst-weight: steps until centers or trees are found anew [default: 50].",
+)
 @click.option("--seed", type=int, help="[default: 0]")
 @threads_option
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", help="Where to train.")
@@ -219,8 +224,10 @@ def train_command(recipe, data_dir, more, weights_option, threads, device, resum
     if "milestones" in given:
         given["milestones"] = numbers(given["milestones"], "--milestones")
     settings |= given
-    if {"mst_loss", "mst_centers"} & given.keys() and not settings.get("mst_weight"):
-        raise click.UsageError("--mst-loss and --mst-centers go with --mst-weight, which is 0")
+    if {"mst_loss", "mst_centers", "mst_refresh"} & given.keys() and not settings.get("mst_weight"):
+        raise click.UsageError("--mst-loss, --mst-centers and --mst-refresh go with --mst-weight, which is 0")
+    if "mst_centers" in given and settings.get("mst_loss", "centers") != "centers":
+        raise click.UsageError("--mst-centers goes with --mst-loss centers")
     if {"milestones", "gamma"} & given.keys() and settings.get("schedule") != "steps":
         raise click.UsageError("--milestones and --gamma go with --schedule steps")
     dataset = settings.setdefault("dataset", "fashion-mnist")
@@ -230,6 +237,7 @@ def train_command(recipe, data_dir, more, weights_option, threads, device, resum
     options = network_options(settings.setdefault("network", "vgg_small"), options, train_set)
     settings = {"shift": train_set.shift, "flip": train_set.flip} | settings
     config = training.TrainConfig(options=options, **settings)
+    training.network_of(config)  # what it refuses is said before the configuration is
     if launcher.rank() == 0:
         emit({"config": asdict(config), "threads": torch.get_num_threads()})
     training.train(
@@ -356,9 +364,12 @@ def run() -> None:
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    text = " ".join(text.split())
-    where = f"process {launcher.rank()}: " if launcher.rank() else ""
-    click.echo(f"error: {where}{text}", err=True)
+    try:
+        own = launcher.rank()
+    except BadInput:
+        own = 0  # what the launcher says is no number: that is the error, or another came first
+    where = f"process {own}: " if own else ""
+    click.echo(f"error: {where}{' '.join(text.split())}", err=True)
     sys.exit(status)
 
 

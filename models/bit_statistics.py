@@ -34,12 +34,12 @@ class BitWatch:
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = list(binary_layers(model))
+        self.up = self.down = 0
         self.bits: list[Tensor] = []
         self.hooks: list[RemovableHandle] = []
         for index, layer in enumerate(self.layers):
             self.bits.append(bits_of(layer.effective_weight().detach()))
             self.hooks.append(layer.weight_quantizer.register_forward_hook(partial(self._saw, index)))
-        self.up = self.down = 0
 
     def close(self) -> None:
         """Leave the network as it was."""

@@ -11,7 +11,18 @@ from bnncc.errors import BadInput
 from bnncc.models.files import replacing
 
 FORMAT = 3
-KEYS = {"format", "config", "epoch", "model", "optimizer", "distances", "generator", "torch_rng", "history"}
+KINDS = {
+    "format": int,
+    "config": dict,
+    "epoch": int,
+    "model": dict,
+    "optimizer": dict,
+    "distances": dict,
+    "generator": torch.Tensor,
+    "torch_rng": list,
+    "history": list,
+}
+"""What a checkpoint holds."""
 
 
 def save(path: Path, state: dict[str, object]) -> None:
@@ -29,6 +40,9 @@ def load(path: str | Path) -> dict[str, object]:
         raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise BadInput(f"{path}: not a checkpoint, or a damaged one") from error
-    if not isinstance(state, dict) or not state.keys() >= KEYS or state["format"] != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise BadInput(f"{path}: not a checkpoint of this version")
+    for key, kind in KINDS.items():
+        if not isinstance(state.get(key, ...), kind):
+            raise BadInput(f"{path}: a damaged checkpoint: its {key} is missing or of another kind")
     return state

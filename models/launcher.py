@@ -9,12 +9,19 @@ from bnncc.errors import BadInput
 
 def process_count() -> int:
     """Return how many processes there are; 1 without a launcher."""
-    return _number("WORLD_SIZE", "1")
+    count = _number("WORLD_SIZE", "1")
+    if count < 1:
+        raise BadInput("WORLD_SIZE in the environment is 0")
+    return count
 
 
 def rank() -> int:
     """Return this process's number; 0 where it is alone."""
-    return _number("RANK", "0") if process_count() > 1 else 0
+    count = process_count()
+    own = _number("RANK", "0") if count > 1 else 0
+    if own >= count:
+        raise BadInput(f"RANK in the environment is {own}, of {count} processes")
+    return own
 
 
 def local_rank() -> int:

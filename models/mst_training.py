@@ -3,36 +3,36 @@
 MST-compression (Vo et al., ICCV 2023): beside the task's loss, lambda times the sum over all binary layers and output
 channels of the Hamming distance from a filter to its center. Centers are binary filters, the majority of their members.
 The variant "tree" takes the distances along the tree that the engine counts instead, virtual filters included: what is
-drawn together is then what that tree has together. What a layer costs is counted by the compiler's own trees
-(passes/filter_tree).
+drawn together is then what that tree has together. What the filters cost is counted by models/tree_cost.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bnncc.models.layers import BinaryConv2d, binary_layers
-from bnncc.models.quantizers import bits_of
-from bnncc.passes.filter_tree import NO_PARENT, engine_tree, paper_tree
+from bnncc.models.tree_cost import filter_signs
+from bnncc.passes.filter_tree import NO_PARENT, engine_tree
 
 
-class _Hamming(torch.autograd.Function):
-    """Differing bits of filters and centers, +-1 [M, D] each; the gradient is straight through the filters' signs."""
+class _Pull(torch.autograd.Function):
+    """A given distance, whose gradient draws latents [M, ...] to targets [M, D], straight through the signs.
+
+    Signs b at a distance (D - b t) / 2 from targets t of +-1 have the gradient -t / 2; sums of targets, of distances.
+    """
 
     @staticmethod
-    def forward(ctx, latent: Tensor, bits: Tensor, centers: Tensor) -> Tensor:
-        ctx.save_for_backward(centers)
+    def forward(ctx, latent: Tensor, targets: Tensor, distance: Tensor) -> Tensor:
+        ctx.save_for_backward(targets)
         ctx.shape = latent.shape
-        return (bits != centers).sum().to(latent.dtype)
+        return distance.to(latent.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        (centers,) = ctx.saved_tensors  # (D - b c) / 2 by b
-        return (-grad / 2 * centers).reshape(ctx.shape), None, None
+        (targets,) = ctx.saved_tensors
+        return (-grad / 2 * targets).reshape(ctx.shape), None, None
 
 
 class CenterLoss(nn.Module):
@@ -52,7 +52,7 @@ class CenterLoss(nn.Module):
         self.layers = _layers(model)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         for index, layer in enumerate(self.layers):
-            bits = _signs(layer)
+            bits = filter_signs(layer)
             chosen = torch.randperm(len(bits))[:centers]
             self.register_buffer(f"centers_{index}", bits[chosen].clone())
             self.register_buffer(f"members_{index}", _nearest(bits, bits[chosen]))
@@ -64,8 +64,8 @@ class CenterLoss(nn.Module):
         self.step += 1
         total = self.layers[0].weight.new_zeros(())
         for index, layer in enumerate(self.layers):
-            bits = _signs(layer)
-            total = total + _Hamming.apply(layer.weight, bits, self._center_of_each(index))
+            centers = self._center_of_each(index)
+            total = total + _Pull.apply(layer.weight, centers, (filter_signs(layer) != centers).sum())
         return self.weight * total
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class CenterLoss(nn.Module):
         A center without members stays.
         """
         for index, layer in enumerate(self.layers):
-            bits, centers = _signs(layer), getattr(self, f"centers_{index}")
+            bits, centers = filter_signs(layer), getattr(self, f"centers_{index}")
             members = _nearest(bits, centers)
             for number in range(len(centers)):
                 own = bits[members == number]
@@ -87,21 +87,6 @@ class CenterLoss(nn.Module):
         return getattr(self, f"centers_{index}")[getattr(self, f"members_{index}")]
 
 
-class _Pull(torch.autograd.Function):
-    """A given distance, whose gradient draws latents [M, ...] to targets [M, D], straight through the signs."""
-
-    @staticmethod
-    def forward(ctx, latent: Tensor, targets: Tensor, distance: Tensor) -> Tensor:
-        ctx.save_for_backward(targets)
-        ctx.shape = latent.shape
-        return distance.to(latent.dtype)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        (targets,) = ctx.saved_tensors
-        return (-grad / 2 * targets).reshape(ctx.shape), None, None
-
-
 class TreeLoss(nn.Module):
     """The bits along the engine's trees over a network's binary convolutions, grouped ones left out.
 
@@ -110,7 +95,7 @@ class TreeLoss(nn.Module):
     if the tree has that. The value is that of the last trees. Raises ValueError as CenterLoss does.
     """
 
-    def __init__(self, model: nn.Module, weight: float, refresh: int = 100) -> None:
+    def __init__(self, model: nn.Module, weight: float, refresh: int = 50) -> None:
         super().__init__()
         if not weight >= 0 or refresh < 1:
             raise ValueError(f"weight {weight} and refresh {refresh}: at least 0 and 1")
@@ -137,7 +122,7 @@ class TreeLoss(nn.Module):
     def update_trees(self) -> None:
         """Find the trees of the filters as they are, and the sum of each one's neighbours, +-1 each."""
         for index, layer in enumerate(self.layers):
-            bits = (_signs(layer) > 0).cpu().numpy()
+            bits = (filter_signs(layer) > 0).cpu().numpy()
             tree = engine_tree(np.packbits(bits, axis=1, bitorder="little"), bits.shape[1])
             rows = np.unpackbits(tree.bits, axis=1, count=bits.shape[1], bitorder="little").astype(np.float32) * 2 - 1
             around = np.zeros_like(rows)
@@ -158,11 +143,6 @@ def _layers(model: nn.Module) -> list[BinaryConv2d]:
     return layers
 
 
-def _signs(layer: BinaryConv2d) -> Tensor:
-    """Bits of a layer's filters as +-1 [M, D]."""
-    return torch.where(bits_of(layer.effective_weight().detach()).flatten(1), 1.0, -1.0)
-
-
 def _nearest(bits: Tensor, centers: Tensor) -> Tensor:
     return (bits @ centers.T).argmax(1)
 
@@ -173,66 +153,3 @@ LOSSES = ("centers", "tree")
 def tree_loss(kind: str, model: nn.Module, weight: float, centers: int, refresh: int) -> CenterLoss | TreeLoss:
     """Make the loss of that name; `centers` matters to "centers" alone."""
     return CenterLoss(model, weight, centers, refresh) if kind == "centers" else TreeLoss(model, weight, refresh)
-
-
-# ---- What a tree costs -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TreeCost:
-    """What the binary 3x3 convolutions of a network cost, summed over them.
-
-    dense: their bits; mst: those that are counted along the paper's tree, all of a root's and the differing ones of
-    each edge; steiner: along the engine's, with a filter of zeros, complements and virtual filters. The same with
-    _operations: each bit counted at every output position, H W of them, for one image. distance: the differing bits of
-    the paper's trees alone. depth: edges of the deepest of those.
-    """
-
-    dense: int
-    mst: int
-    steiner: int
-    dense_operations: int
-    mst_operations: int
-    steiner_operations: int
-    distance: int
-    depth: int
-
-
-@torch.no_grad()
-def output_positions(model: nn.Module, image_shape: tuple[int, ...]) -> dict[nn.Module, int]:
-    """Return the output positions H W of each binary convolution for an image of shape [C, H, W]."""
-    found: dict[nn.Module, int] = {}
-
-    def saw(layer: nn.Module, arguments: tuple, output: Tensor) -> None:
-        found[layer] = output.shape[2] * output.shape[3]
-
-    hooks = [layer.register_forward_hook(saw) for layer in binary_layers(model) if isinstance(layer, BinaryConv2d)]
-    was_training = model.training
-    model.eval()(torch.zeros(1, *image_shape, device=next(model.parameters()).device))
-    model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-@torch.no_grad()
-def tree_cost(model: nn.Module, positions: dict[nn.Module, int] | None = None, steiner: bool = True) -> TreeCost:
-    """Count the trees of a network's binary 3x3 convolutions as the compiler does.
-
-    `positions`: of `output_positions`; without them one position of each layer is counted. `steiner` False: 0 of those.
-    """
-    cost = dict.fromkeys((field.name for field in fields(TreeCost)), 0)
-    for layer in binary_layers(model):
-        if not isinstance(layer, BinaryConv2d) or layer.groups != 1 or layer.weight.shape[2:] != (3, 3):
-            continue
-        bits = (_signs(layer) > 0).cpu().numpy()
-        packed, length = np.packbits(bits, axis=1, bitorder="little"), bits.shape[1]
-        paper = paper_tree(packed, length)
-        counted = {"dense": bits.size, "mst": paper.planes}
-        counted["steiner"] = engine_tree(packed, length).planes if steiner else 0
-        for name, count in counted.items():
-            cost[name] += count
-            cost[f"{name}_operations"] += count * (1 if positions is None else positions[layer])
-        cost["distance"] += paper.planes - length
-        cost["depth"] = max(cost["depth"], paper.depth)
-    return TreeCost(**cost)

@@ -31,9 +31,10 @@ from bnncc.models.distributed import Processes, processes, spread
 from bnncc.models.evaluate import evaluate
 from bnncc.models.layers import constrain_weights
 from bnncc.models.logs import CONFIG_NAME, LOG_NAME
-from bnncc.models.mst_training import LOSSES, TreeCost, output_positions, tree_cost, tree_loss
+from bnncc.models.mst_training import LOSSES, tree_loss
 from bnncc.models.networks import build_network
 from bnncc.models.schedules import SCHEDULES, learning_rate
+from bnncc.models.tree_cost import TreeCost, output_positions, tree_cost
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -235,11 +236,16 @@ class _Run:
                 f"{self.out / CHECKPOINT_NAME}: was made by {len(state['torch_rng'])} processes, not {self.among.count}"
             )
         _load_weights(self.model, state, self.out / CHECKPOINT_NAME)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.distances is not None:
-            self.distances.load_state_dict(state["distances"])
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch_rng"][self.among.rank])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.distances is not None:
+                self.distances.load_state_dict(state["distances"])
+            self.generator.set_state(state["generator"])
+            torch.set_rng_state(state["torch_rng"][self.among.rank])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # what torch makes of other contents
+            raise BadInput(
+                f"{self.out / CHECKPOINT_NAME}: a damaged checkpoint: {' '.join(str(error).split())}"
+            ) from error
         self.history, self.epoch = state["history"], state["epoch"]
 
     def train(self, data: DataSet, test: DataSet, on_epoch: Callable[[dict[str, object]], None] | None) -> nn.Module:

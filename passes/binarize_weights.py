@@ -106,13 +106,15 @@ class BinarizeWeights:
         chosen, notes = self._choose(graph, able, reasons, context)
         before = graph.copy()
         layers = []
-        made: dict[tuple[str, str, int], gs.Constant] = {}  # layers that share weights go on sharing them
+        made: dict[str, list[gs.Constant]] = {}  # by the float weights: layers that share them go on sharing
         for node in chosen:
             name, binarized = node.inputs[1].name, self._binarize(node)
-            key = (name, "transposed" if node.attrs.get("transB", 0) else node.op, node.attrs.get("group", 1))
-            if key not in made:
-                made[key] = gs.Constant(g.fresh_name(graph, f"{name}_{self.settings.method}"), binarized.values)
-            node.inputs[1] = made[key]
+            own = made.setdefault(name, [])
+            same = [constant for constant in own if np.array_equal(constant.values, binarized.values)]
+            if not same:
+                same = [gs.Constant(g.fresh_name(graph, f"{name}_{self.settings.method}"), binarized.values)]
+                own += same
+            node.inputs[1] = same[0]
             layers.append(binarized)
         context.binarization = Binarization(self.settings, layers, before)
         g.tidy(graph)

@@ -29,9 +29,6 @@ Feeds = Mapping[str, np.ndarray]
 MOST_SAMPLES = 1000
 """Samples that statistics are taken from, the first of the data."""
 
-MOST_BYTES = 2 << 30
-"""Activations that are held at one time; where they are large, fewer samples are taken."""
-
 FEW_SAMPLES = 100
 """Fewer are worth a note."""
 
@@ -57,7 +54,7 @@ class Calibrate:
         norms, layers = _points(graph, {layer.node for layer in done.layers}, result)
         marked = {id(node) for node in (*norms, *layers)}
         points = [node for node in graph.nodes if id(node) in marked]
-        samples = _that_fit(graph, points, context)
+        samples = Stepper.that_fit(graph, points, context.samples, context.config.threads)
         wanted = _statistics_before(done.before, [node.name for node in layers], samples, context)
         stepper = Stepper(graph, samples, context.config.threads)
         for node in points:
@@ -133,12 +130,6 @@ def _statistics(arrays: Iterable[np.ndarray], axis: int, node: gs.Node) -> tuple
     if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
         raise BadInput(f"calibrate: node '{node.name}': its statistics on the samples are not finite numbers")
     return mean, variance
-
-
-def _that_fit(graph: gs.Graph, points: list[gs.Node], context: Context) -> Sequence[Feeds]:
-    """The first of the context's batches, as many as may be held at one time, and one at least."""
-    each = Stepper.bytes_of(graph, points, context.samples[0], context.config.threads)
-    return context.samples[: max(1, MOST_BYTES // max(each, 1))]
 
 
 def _statistics_before(

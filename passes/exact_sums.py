@@ -10,8 +10,8 @@ def exact_in_sums(values: np.ndarray, size: np.ndarray, count: int) -> np.ndarra
 
     `size`: the largest magnitude among the values of each sum, of a shape that `values` broadcast with. They become
     multiples of a power of two with count * size at most 2**23 of it, so that sums of half their sum and difference are
-    exact as well; that moves them by 3e-4 of the size at most, for 4,608 weights. A layer behind a binarizer then gives
-    the same floats by adding and by counting, exact zeros included.
+    exact as well; that moves them by count * 2**-23 of the size at most. A layer behind a binarizer then gives the same
+    floats by adding and by counting, exact zeros included.
     """
     bound = np.where(size > 0, size * count, 1.0)
     step = np.exp2(np.ceil(np.log2(bound)) - 23)

@@ -14,6 +14,9 @@ from bnncc.passes import graph as g
 
 _IR_VERSION = 10  # the latest that onnxruntime 1.18 reads
 
+MOST_BYTES = 2 << 30
+"""Activations that are to be held at one time; where they are large, fewer samples are taken."""
+
 Values = dict[str, np.ndarray]
 
 
@@ -45,12 +48,17 @@ class Stepper:
         self.place = place
 
     @staticmethod
-    def bytes_of(graph: gs.Graph, nodes: Sequence[gs.Node], batch: Mapping[str, np.ndarray], threads: int) -> int:
-        """Return the bytes that a stepper holds at most of a batch like this on its way to the last of the nodes."""
-        stepper = Stepper(graph, [batch], threads)
+    def that_fit(
+        graph: gs.Graph, nodes: Sequence[gs.Node], batches: Sequence[Mapping[str, np.ndarray]], threads: int
+    ) -> Sequence[Mapping[str, np.ndarray]]:
+        """Return the first of the batches, one at least, as MOST_BYTES hold on the way to the last of the nodes.
+
+        The first batch is run to see.
+        """
+        stepper = Stepper(graph, batches[:1], threads)
         for node in nodes:
             stepper.advance(node)
-        return stepper.most_bytes
+        return batches[: max(1, MOST_BYTES // max(stepper.most_bytes, 1))]
 
     def value(self, tensor: gs.Tensor) -> Iterator[np.ndarray]:
         """Yield a tensor that has been computed, or is an input, for each batch."""

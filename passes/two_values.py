@@ -16,7 +16,7 @@ from bnncc.passes.exact_sums import exact_in_sums
 
 @dataclass(frozen=True)
 class TwoValues:
-    """upper: which weights are high, bool [M, n]; high, low: float64 [M], high >= low, rounded by `exact_in_sums`."""
+    """upper: which weights are high, bool [M, n]; high, low: float64 [M], high >= low."""
 
     upper: np.ndarray
     high: np.ndarray
@@ -24,7 +24,7 @@ class TwoValues:
 
     @property
     def weights(self) -> np.ndarray:
-        """The weights that the bits stand for, float32 [M, n]."""
+        """The weights that the bits stand for, float32 [M, n], rounded by `exact_in_sums`."""
         count, size = self.upper.shape[1], np.maximum(np.abs(self.high), np.abs(self.low))
         high, low = (exact_in_sums(values, size, count)[:, None] for values in (self.high, self.low))
         return np.where(self.upper, high, low)

@@ -20,6 +20,7 @@ Both families have names of their own: "sign" is `SignWeights` for weights and `
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ Spec = str | Mapping[str, object] | nn.Module
 
 
 def weight_quantizer(spec: Spec) -> WeightQuantizer:
-    """Make the weight quantizer that is meant; an object is passed through.
+    """Make the weight quantizer that is meant; of an object a copy, as each layer has its own.
 
     Raises BadInput, naming what there is, for an unknown one or an argument that it does not take.
     """
@@ -154,7 +155,7 @@ def activation_quantizer(spec: Spec) -> ActivationQuantizer:
 
 def _resolve(spec, family: dict, kind: str):
     if isinstance(spec, nn.Module):
-        return spec
+        return copy.deepcopy(spec)
     arguments = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
     name = arguments.pop("name", None)
     if not isinstance(name, str) or name not in family:

@@ -25,19 +25,20 @@ def two_means(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if n == 1:
         only = exact[:, 0].to(rows.dtype)
         return torch.ones_like(rows, dtype=torch.bool), only, only
-    sums = torch.cumsum(values, dim=1)
-    total, upper = sums[:, -1:], sums[:, :-1]
     count = torch.arange(1, n, device=rows.device, dtype=torch.float64)
-    gain = upper.square() / count + (total - upper).square() / (n - count)
+    # Of weights less their mean, T is 0 and the gain P_K^2 n / (K (n - K)): the same choice, and nothing cancels.
+    mean = exact.mean(dim=1, keepdim=True)
+    sums = torch.cumsum(values - mean, dim=1)[:, :-1]
+    gain = sums.square() / (count * (n - count))
     best = n - 2 - gain.flip(1).argmax(dim=1, keepdim=True)  # the last of the largest
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(n, device=rows.device).expand_as(order))
-    top, k = upper.gather(1, best), best + 1
-    alpha, beta = top / k, (total - top) / (n - k)
+    top, k = sums.gather(1, best), best + 1
+    alpha, beta = mean + top / k, mean - top / (n - k)
     return ranks <= best, alpha[:, 0].to(rows.dtype), beta[:, 0].to(rows.dtype)
 
 
 class _TwoValues(torch.autograd.Function):
-    """The best two values; backward as Theorem 3 has it, with the indicator of |w| < 1 for its STE."""
+    """The best two values; backward as Theorem 3 has it, with the indicator of |w| <= 1 for its STE (equation 5)."""
 
     @staticmethod
     def forward(ctx, latent: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class _TwoValues(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         latent, upper = ctx.saved_tensors
         rows = latent.flatten(1)
-        through = rows.abs() < 1
+        through = rows.abs() <= 1  # the ends belong to it: latents are clamped to them
         factor = torch.zeros_like(rows)
         for part in (upper, ~upper):
             count = part.sum(1, keepdim=True).clamp_min(1)

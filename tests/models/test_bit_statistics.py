@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bnncc.models.bit_statistics import BitWatch, entropy
-from bnncc.models.layers import BinaryLinear
+from bnncc.models.layers import BinaryLinear, binary_layers
+from bnncc.models.networks.vgg import VggSmall
+from bnncc.models.quantizers.bihalf import BiHalfWeights
 
 
 def layer_of(rows, **options):
@@ -64,3 +66,12 @@ def test_the_network_is_left_as_it_was():
     assert model[0].weight_quantizer._forward_hooks
     watch.close()
     assert not model[0].weight_quantizer._forward_hooks
+
+
+def test_a_quantizer_object_serves_all_layers_of_a_network():
+    network = VggSmall(width=4, in_channels=1, image_size=28, weights=BiHalfWeights())
+    layers = list(binary_layers(network))
+    assert len({layer.weight_quantizer for layer in layers}) == len(layers)
+    watch = BitWatch(network)
+    network(torch.zeros(2, 1, 28, 28))
+    assert watch.finish_epoch().flips_up == 0

@@ -183,7 +183,11 @@ def test_recipe_and_what_is_given_beside_it(tmp_path):
         ),
         (["train", "--option", "x", "-o", "run"], "'x' is not NAME=VALUE (see python -m bnncc.models train --help)"),
         (["train", "--recipe", "r.toml", "-o", "run"], "unknown network ['vgg_small']; there are: "),
-        (["train", "--mst-loss", "tree", "-o", "run"], "--mst-loss and --mst-centers go with --mst-weight, which is 0"),
+        (["train", "--mst-loss", "tree", "-o", "run"], "--mst-refresh go with --mst-weight, which is 0"),
+        (
+            ["train", "--mst-weight", "1", "--mst-loss", "tree", "--mst-centers", "2", "-o", "run"],
+            "--mst-centers goes with --mst-loss centers",
+        ),
         (["train", "--milestones", "2", "-o", "run"], "--milestones and --gamma go with --schedule steps"),
         (["tarin"], "No such command 'tarin'"),
     ],
@@ -203,6 +207,26 @@ def test_errors_are_one_line_and_status_2(tmp_path, monkeypatch, capsys, argumen
     assert list(tmp_path.iterdir()) == [recipe]
 
 
+@needs_torch
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE in the environment is 'abc', not a number"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE in the environment is 0"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK in the environment is 5, of 2 processes"),
+    ],
+)
+def test_what_the_launcher_cannot_have_said(tmp_path, monkeypatch, capsys, told, message):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["bnncc.models", "train", "--dataset", "digits", "-o", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    assert exit_.value.code == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+@needs_torch
 def test_float_network_of_two_classes(tmp_path):
     run, model = tmp_path / "run", tmp_path / "m.onnx"
     network = ["--network", "hidden_layer_cnn", "--option", "hidden=20", "--option", "classes=1"]

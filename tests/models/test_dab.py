@@ -56,12 +56,12 @@ def test_filters_are_told_apart_and_values_stored():
 
 
 def test_gradient_of_theorem_3():
-    """Members of a part: 1 / count, and mean |w| of the part where |w| < 1."""
-    latent = torch.tensor([[2.0, 0.8, -0.1, -0.3, -1.5]], requires_grad=True)
+    """Members of a part: 1 / count, and mean |w| of the part where |w| <= 1, where clamped weights are."""
+    latent = torch.tensor([[2.0, 1.0, -0.1, -0.3, -1.5]], requires_grad=True)
     upper, *_ = two_means(latent.detach())
     assert upper[0].tolist() == [True, True, False, False, False]
     DabWeights()(latent).backward(torch.tensor([[1.0, 10.0, 1.0, 10.0, 100.0]]))
-    high, low = (2 + 0.8) / 2, (0.1 + 0.3 + 1.5) / 3
+    high, low = (2 + 1) / 2, (0.1 + 0.3 + 1.5) / 3
     expected = [1 / 2, 10 * (1 / 2 + high), 1 / 3 + low, 10 * (1 / 3 + low), 100 / 3]
     np.testing.assert_allclose(latent.grad[0], expected, rtol=1e-6)
 

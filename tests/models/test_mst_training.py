@@ -7,9 +7,10 @@ torch = pytest.importorskip("torch")
 
 from bnncc.models import data
 from bnncc.models.layers import BinaryConv2d
-from bnncc.models.mst_training import LOSSES, CenterLoss, TreeLoss, output_positions, tree_cost
+from bnncc.models.mst_training import LOSSES, CenterLoss, TreeLoss
 from bnncc.models.networks import build_network
 from bnncc.models.train import TrainConfig, train
+from bnncc.models.tree_cost import output_positions, tree_cost
 
 
 def layer_of(rows, **options):

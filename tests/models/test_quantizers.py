@@ -73,7 +73,9 @@ def test_names_are_per_family():
     assert isinstance(quantizers.weight_quantizer("sign"), SignWeights)
     assert isinstance(quantizers.activation_quantizer("sign"), SignActivation)
     ready = XnorWeights()
-    assert quantizers.weight_quantizer(ready) is ready
+    made = quantizers.weight_quantizer(ready)  # a copy: a layer's own
+    assert isinstance(made, XnorWeights)
+    assert made is not ready
 
 
 def test_unknown_name_tells_what_there_is():

@@ -153,15 +153,25 @@ def test_bad_checkpoints(tmp_path, digits):
         checkpoint.load(tmp_path / "missing.pt")
     other = checkpoint.load(tmp_path / CHECKPOINT_NAME)
     del other["format"]
+    for key in other:
+        checkpoint.save(bad, other | {key: "another"})
+        with pytest.raises(BadInput, match=rf"bad\.pt: a damaged checkpoint: its {key} is missing or of another kind"):
+            checkpoint.load(bad)
     checkpoint.save(bad, other | {"config": other["config"] | {"options": OPTIONS | {"width": 4}}})
     with pytest.raises(
         BadInput, match=r"bad\.pt: its weights are not those of vgg_small: Error\(s\) in loading"
     ) as caught:
         load_trained(bad)
     assert "\n" not in str(caught.value)
-    checkpoint.save(bad, other | {"model": [1, 2]})
-    with pytest.raises(BadInput, match=r"bad\.pt: its weights are not those of vgg_small: Expected state_dict"):
-        load_trained(bad)
+    for key, value in (
+        ("optimizer", {}),
+        ("generator", torch.zeros(3)),
+        ("torch_rng", [torch.zeros(3)]),
+        ("torch_rng", [1]),
+    ):
+        checkpoint.save(tmp_path / CHECKPOINT_NAME, other | {key: value})
+        with pytest.raises(BadInput, match=r"checkpoint\.pt: a damaged checkpoint: "):
+            train(config(epochs=1), *digits, tmp_path, resume=True)
 
 
 def test_files_that_cannot_be_written(tmp_path, digits):
@@ -207,7 +217,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path, digits):
         ({"mst_loss": "forest"}, "unknown loss 'forest'; there are: centers, tree"),
         ({"gamma": 0.0}, "gamma 0.0"),
         ({"min_lr": 0.1}, "min_lr 0.1"),
-        ({"milestones": [3]}, r"milestones \[3\] are not epochs between 0 and 3"),
+        ({"schedule": "steps", "milestones": [3]}, r"milestones \[3\] are not epochs between 0 and 3"),
     ],
 )
 def test_refused_settings(changes, message):
