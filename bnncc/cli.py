@@ -25,7 +25,7 @@ from bnncc.config import MOST_THREADS, Config, load_config
 from bnncc.errors import BadInput, BnnccError, GateFailed, InternalError
 
 # What a table is laid out for when stdout is no terminal.
-_PLAIN_WIDTH = 100
+_PLAIN_WIDTH = 160
 _INTERRUPTED = 130
 
 Printer = Callable[[Console], None]
@@ -41,10 +41,10 @@ def emit(text: str) -> None:
 
 
 def emit_tables(draw: Printer) -> None:
-    """Draw on stdout in colours if it is a terminal, plainly and 100 columns wide if not."""
+    """Draw on stdout: in colours if it is a terminal, else plainly, and as wide as COLUMNS in the environment says."""
     terminal = sys.stdout.isatty()
     buffer = io.StringIO()
-    width = None if terminal else _PLAIN_WIDTH
+    width = None if terminal or os.environ.get("COLUMNS", "").isdecimal() else _PLAIN_WIDTH
     draw(Console(file=buffer, force_terminal=terminal, width=width, color_system="auto" if terminal else None))
     # rich fills rows up to the table's width
     emit("".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines()))

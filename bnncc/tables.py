@@ -183,13 +183,17 @@ def _insensitivity(layer: BinarizedLayerReport) -> tuple[float, float]:
 def print_change(change: VerifyReport, binarize: BinarizationReport | None, console: Console) -> None:
     """Print how far the lossy steps are from the original."""
     same, accuracy = change.argmax_agreement, change.accuracy
-    figures = [f"outputs differ by up to {change.max_abs_diff_all:.3g}"]
+    noise = change.samples - change.data_samples if change.data_samples else 0
+    figures = [
+        f"outputs differ by up to {change.max_abs_diff_all:.3g}{f' ({noise} of noise counted)' if noise else ''}"
+    ]
     if same is not None:
         figures.append(f"same class {percent_text(same)}")
     if accuracy is not None:
         figures.append(f"accuracy {accuracy.reference:.2%} to {accuracy.compiled:.2%}")
-    noise = "" if change.data_samples else " of noise, which say little of real inputs (--data X.npz: yours)"
-    console.print(f"Against the original, {change.samples} samples{noise}: {', '.join(figures)}")
+    of_what = "" if change.data_samples else " of noise, which say little of real inputs (--data X.npz: yours)"
+    count = change.data_samples or change.samples
+    console.print(f"Against the original, {count} samples{of_what}: {', '.join(figures)}")
     if binarize is not None and binarize.calibrated and change.data_samples:
         console.print(
             "These samples include those of the calibration: judge it by others (bnncc verify --data OTHERS.npz)"

@@ -281,7 +281,7 @@ def table_command(runs, as_markdown):
 
     Each figure is the mean and, after ±, the sample deviation: accuracy on the test set and in training; entropy of the
     weights' bits; bits along the minimum spanning trees and bit operations along them, of those of all filters alone;
-    bit operations along trees with virtual filters (Steiner nodes); the deepest tree's depth.
+    those along the engine's tree, with virtual filters and no price of an edge; the deepest tree's depth.
     """
     rows = tabulate(runs)
     if as_markdown:

@@ -17,10 +17,14 @@ PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Accuracy (training dashed)", "share", {"test_accuracy": "-", "train_accuracy": "--"}),
     ("Flips per bit and epoch (to -1 dashed)", "flips", {"flips_up": "-", "flips_down": "--"}),
     ("Entropy of the bits", "bits", {"entropy": "-"}),
-    ("Bit operations of all (with Steiner nodes dashed)", "share", {"mst_operations": "-", "tree_operations": "--"}),
+    ("Bit operations of all (engine's tree dashed)", "share", {"mst_operations": "-", "tree_operations": "--"}),
     ("Differing bits along the MST", "bits", {"mst_distance": "-"}),
     ("Learning rate", "", {"lr": "-"}),
 )
+
+
+MARKERS = ".^sDv*"
+"""One for each ten runs, whose colours are those of the ten before; a single epoch is a marker alone."""
 
 
 def plot_runs(runs: Sequence[Path], output: Path) -> None:
@@ -40,14 +44,16 @@ def plot_runs(runs: Sequence[Path], output: Path) -> None:
     for place, (title, unit, styles) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         for number, (run, log) in enumerate(logs.items()):
+            look = {"color": f"C{number % 10}", "marker": MARKERS[number // 10 % len(MARKERS)], "markersize": 3}
             for key, style in styles.items():
                 points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
                 label = (run.name if run.is_dir() else run.parent.name) if style == "-" and place == 0 else None
-                axes.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=label) if points else None
+                axes.plot(*zip(*points, strict=True), linestyle=style, label=label, **look) if points else None
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.set_ylabel(unit)
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, fontsize=8, loc="outside right upper", ncols=-(-len(runs) // (16 * rows)))
     with replacing(output) as temporary:
         figure.savefig(temporary, dpi=130, format="png")

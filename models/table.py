@@ -18,7 +18,7 @@ MEASURES = {
     "entropy": "entropy of bits",
     "mst_bits": "bits of all",
     "mst_operations": "bit operations of all",
-    "tree_operations": "with Steiner nodes",
+    "tree_operations": "along the engine's tree",
     "mst_depth": "depth of the tree",
 }
 """What the last line of a log tells, and its heading."""
@@ -51,16 +51,17 @@ def tabulate(runs: Sequence[Path]) -> list[Row]:
 
     Raises BadInput for a folder that is no run, for one that has not reached its last epoch, and for two alike.
     """
-    found: dict[str, list[tuple[dict, dict]]] = {}
+    found: dict[str, list[tuple[dict, dict, Path]]] = {}
     for run in runs:
         config, last = _config(run), read_log(run)[-1]
         if last["epoch"] != config["epochs"]:
             raise BadInput(f"{run}: has done {last['epoch']} of {config['epochs']} epochs")
         key = json.dumps({name: value for name, value in config.items() if name != "seed"}, sort_keys=True)
         group = found.setdefault(key, [])
-        if any(other["seed"] == config["seed"] for other, _ in group):
-            raise BadInput(f"{run}: the same settings and seed as a run before it")
-        group.append((config, last))
+        twin = next((path for other, _, path in group if other["seed"] == config["seed"]), None)
+        if twin is not None:
+            raise BadInput(f"{run}: the same settings and seed as {twin}")
+        group.append((config, last, run))
     settings = [_flat(group[0][0]) for group in found.values()]
     varying = [
         name
@@ -70,9 +71,13 @@ def tabulate(runs: Sequence[Path]) -> list[Row]:
     return [
         Row(
             {name: values.get(name) for name in varying},
-            [config["seed"] for config, _ in group],
+            [config["seed"] for config, _, _ in group],
             group[0][0]["epochs"],
-            {name: [last[name] for _, last in group] for name in MEASURES if all(name in last for _, last in group)},
+            {
+                name: [last[name] for _, last, _ in group]
+                for name in MEASURES
+                if all(name in last for _, last, _ in group)
+            },
         )
         for values, group in zip(settings, found.values(), strict=True)
     ]
@@ -83,7 +88,7 @@ def _config(run: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+        raise BadInput(f"{run}: not the folder of a run: {path.name} cannot be read: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not the settings of a run: {error}") from error
     if not isinstance(config, dict) or not all(is_whole(config.get(name)) for name in ("epochs", "seed")):

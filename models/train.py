@@ -85,7 +85,9 @@ class TrainConfig:
         if self.optimizer not in OPTIMIZERS:
             raise BadInput(f"unknown optimizer {self.optimizer!r}; there are: {', '.join(sorted(OPTIMIZERS))}")
         if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
-            raise BadInput(f"learning rate {self.lr} and weight decay {self.weight_decay} are positive and finite")
+            raise BadInput(
+                f"learning rate {self.lr} and weight decay {self.weight_decay} have to be positive and finite"
+            )
         if self.schedule not in SCHEDULES:
             raise BadInput(f"unknown schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
         if not 0 < self.gamma <= 1 or not 0 <= self.min_lr <= self.lr:
@@ -222,15 +224,19 @@ class _Run:
             # Lines after the checkpoint's epoch, or of an unfinished run without one, are not part of this run.
             try:
                 (out / LOG_NAME).write_text("".join(json.dumps(entry) + "\n" for entry in self.history))
-                (out / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
+                settings = asdict(config) | {"processes": among.count}
+                (out / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n")
             except OSError as error:
                 raise BadInput(f"{error.filename}: cannot be written: {error.strerror}") from error
 
     def _restore(self, state: dict) -> None:
         saved, wanted = state["config"], json.loads(json.dumps(asdict(self.config)))
-        differing = sorted(key for key in wanted if json.loads(json.dumps(saved.get(key))) != wanted[key])
+        saved = json.loads(json.dumps({key: saved.get(key) for key in wanted}))
+        differing = [
+            f"{key} {saved[key]!r}, not {wanted[key]!r}" for key in sorted(wanted) if saved[key] != wanted[key]
+        ]
         if differing:
-            raise BadInput(f"{self.out / CHECKPOINT_NAME}: was made with another {', '.join(differing)}")
+            raise BadInput(f"{self.out / CHECKPOINT_NAME}: was made with other settings: {'; '.join(differing)}")
         if len(state["torch_rng"]) != self.among.count:
             raise BadInput(
                 f"{self.out / CHECKPOINT_NAME}: was made by {len(state['torch_rng'])} processes, not {self.among.count}"

@@ -23,9 +23,10 @@ class TreeCost:
     """What the binary 3x3 convolutions of a network cost, summed over them.
 
     dense: their bits; mst: those that are counted along the paper's tree, all of a root's and the differing ones of
-    each edge; steiner: along the engine's, with a filter of zeros, complements and virtual filters. The same with
-    _operations: each bit counted at every output position, H W of them, for one image. distance: the differing bits of
-    the paper's trees alone. depth: edges of the deepest of those.
+    each edge; steiner: along the engine's, with a filter of zeros, complements and virtual filters, as it is where
+    edges have no price (`bnncc compile --tree-ripple 0`). The same with _operations: each bit counted at every output
+    position, H W of them, for one image. distance: the differing bits of the paper's trees alone. depth: edges of the
+    deepest of those.
     """
 
     dense: int

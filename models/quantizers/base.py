@@ -9,7 +9,8 @@ A quantizer is a `torch.nn.Module` that maps a tensor to one of the same shape. 
 
 Either may be "none", which leaves what is float as it is: for weight-binary layers, and for float baselines.
 
-A new quantizer is one subclass with a decorator, after which every layer, network and the command line know it:
+A new quantizer is one subclass with a decorator, after which every layer and network know it, and the command line if
+its file is in this folder and `__init__.py` imports it:
 
     @register("bi-half")
     class BiHalfWeights(WeightQuantizer):

@@ -119,7 +119,7 @@ def test_existing_run_is_not_overwritten_nor_mixed(tmp_path, digits):
     train(config(epochs=1), *digits, tmp_path)
     with pytest.raises(BadInput, match="exists already"):
         train(config(epochs=1), *digits, tmp_path)
-    with pytest.raises(BadInput, match="was made with another epochs, lr"):
+    with pytest.raises(BadInput, match=r"was made with other settings: epochs 1, not 2; lr 0\.005, not 0\.001"):
         train(config(epochs=2, lr=1e-3), *digits, tmp_path, resume=True)
 
 
