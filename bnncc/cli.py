@@ -25,7 +25,7 @@ from bnncc.config import MOST_THREADS, Config, load_config
 from bnncc.errors import BadInput, BnnccError, GateFailed, InternalError
 
 # What a table is laid out for when stdout is no terminal.
-_PLAIN_WIDTH = 160
+_PLAIN_WIDTH = 100
 _INTERRUPTED = 130
 
 Printer = Callable[[Console], None]
@@ -41,7 +41,7 @@ def emit(text: str) -> None:
 
 
 def emit_tables(draw: Printer) -> None:
-    """Draw on stdout: in colours if it is a terminal, else plainly, and as wide as COLUMNS in the environment says."""
+    """Draw on stdout: in colours if it is a terminal, else plainly, as wide as COLUMNS in the environment, or 100."""
     terminal = sys.stdout.isatty()
     buffer = io.StringIO()
     width = None if terminal or os.environ.get("COLUMNS", "").isdecimal() else _PLAIN_WIDTH

@@ -63,7 +63,7 @@ def test_profile_lists_the_ops_of_both_models(bnncc, cnn, compiled, tmp_path, mo
             assert (time["ops"], time["median_us"]) == (len(times), pytest.approx(sum(times)))
     for text in ("Ops of ", "BinaryConvThreshold", binary[0]["kernel"], "us of a call's"):
         assert text in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 160
+    assert max(map(len, result.stdout.splitlines())) <= 100
 
 
 def test_profile_of_a_plain_model_alone(bnncc, mlp, tmp_path):
@@ -153,7 +153,7 @@ def test_layers_are_timed_alone(bnncc, compiled, images, tmp_path, threads):
         assert layer["ratio"] == pytest.approx(layer["fp32_median_us"] / layer["median_us"])
         assert layer["kernel"] in result.stdout
     assert "Binary layers alone" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 160
+    assert max(map(len, result.stdout.splitlines())) <= 100
 
 
 def test_a_layer_alone_computes_what_its_model_does(bnncc, builder, tmp_path):

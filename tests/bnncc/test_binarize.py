@@ -97,7 +97,7 @@ def test_the_table_says_it(bnncc, network):
                   "Compiled against the network with binarized weights (--binarize), which it has to agree with",
                   "statistics of 60 samples only: 100 or more are advised", "weights at 1 bit"):  # fmt: skip
         assert words in text, text
-    assert max(map(len, result.stdout.splitlines()[:-2])) <= 160
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 100
 
 
 def test_calibration_goes_into_the_compiled_file(bnncc, network):

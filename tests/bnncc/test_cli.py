@@ -53,7 +53,7 @@ def test_compile_prints_the_report(bnncc, cnn, images, tmp_path):
     ):
         assert text in result.stdout
     lines = result.stdout.splitlines()
-    assert max(len(line) for line in lines if "written to" not in line) <= 160
+    assert max(len(line) for line in lines if "written to" not in line) <= 100
     assert not any(line.endswith(" ") for line in lines)
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["verify"]["flipped_bits"] == 0

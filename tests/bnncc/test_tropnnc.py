@@ -47,7 +47,7 @@ def test_the_table_says_it(bnncc, network):
     for text in ("TropNNC (lossy)", "conv1", "(lipschitz)", "Against the original, 32 samples",
                  "parameters 2.2 k to 1.", "; distance ", "Time of one call"):  # fmt: skip
         assert text in result.stdout, result.stdout
-    assert max(map(len, result.stdout.splitlines()[:-2])) <= 160
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 100
 
 
 def test_options_on_the_command_line_and_in_a_file(bnncc, network, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 def swept(bnncc, network, *options) -> tuple[dict, str]:
     result = bnncc("tropnnc-sweep", network, "--json", network.parent / "s.json", *options)
     assert result.exit_code == 0, result.output
-    assert max(map(len, result.stdout.splitlines())) <= 160
+    assert max(map(len, result.stdout.splitlines())) <= 100
     return json.loads((network.parent / "s.json").read_text()), result.stdout
 
 

@@ -50,7 +50,7 @@ def test_table(bnncc, network):
     assert len(rows["random", 0.125]["accuracies"]) == 2
     for text in ("(all channels)", "100.00%", "tropnnc-ward", "net.onnx, 268 parameters", "CUP"):
         assert text in result.stdout, result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 160
+    assert max(map(len, result.stdout.splitlines())) <= 100
     assert (folder / "t.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -71,7 +71,7 @@ def test_the_network_is_left_as_it_was():
 def test_a_quantizer_object_serves_all_layers_of_a_network():
     network = VggSmall(width=4, in_channels=1, image_size=28, weights=BiHalfWeights())
     layers = list(binary_layers(network))
-    assert len({layer.weight_quantizer for layer in layers}) == len(layers)
+    assert len({layer.weight_quantizer for layer in layers}) == len(layers) == 5
     watch = BitWatch(network)
     network(torch.zeros(2, 1, 28, 28))
     assert watch.finish_epoch().flips_up == 0
