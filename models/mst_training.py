@@ -35,41 +35,62 @@ class _Pull(torch.autograd.Function):
         return (-grad / 2 * targets).reshape(ctx.shape), None, None
 
 
-class CenterLoss(nn.Module):
-    """The distance loss of a network's binary convolutions, grouped ones left out, and the centers it is about.
+class DistanceLoss(nn.Module):
+    """Base of the losses: lambda times a distance of a network's binary convolutions, grouped ones left out.
 
-    weight: lambda, of a sum and not a mean; centers: how many each layer has, at first filters drawn at random;
-    refresh: after how many steps they are the majority of their members again, a filter being a member of the nearest.
-    Buffers hold centers and membership, so that state_dict is all that a resumed run needs. Raises ValueError for
-    numbers out of range, and for a network without such layers.
+    weight: lambda, of a sum and not a mean; refresh: after how many steps what the filters are drawn to is found again.
+    Buffers hold that and the step, so that state_dict is all that a resumed run needs. Raises ValueError for numbers
+    out of range, and for a network without such layers.
+    """
+
+    def __init__(self, model: nn.Module, weight: float, refresh: int = 50) -> None:
+        super().__init__()
+        if not weight >= 0 or refresh < 1:
+            raise ValueError(f"weight {weight} and refresh {refresh}: at least 0 and 1")
+        self.weight, self.refresh = weight, refresh
+        self.layers = [layer for layer in binary_layers(model) if isinstance(layer, BinaryConv2d) and layer.groups == 1]
+        if not self.layers:
+            raise ValueError("there are no convolutions of binary weights whose filters could be drawn together")
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(self) -> Tensor:
+        """Return lambda times the distances of all layers; `update` comes first when it is due."""
+        if self.step % self.refresh == 0:
+            self.update()
+        self.step += 1
+        total = self.layers[0].weight.new_zeros(())
+        for index, layer in enumerate(self.layers):
+            total = total + _Pull.apply(layer.weight, *self.targets(index))
+        return self.weight * total
+
+    def update(self) -> None:
+        """Find what the filters are drawn to, as they are now."""
+        raise NotImplementedError
+
+    def targets(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return what draws a layer's filters, a sum of signs for each weight [M, D], and the layer's distance []."""
+        raise NotImplementedError
+
+
+class CenterLoss(DistanceLoss):
+    """The distances from filters to the nearest of their layer's centers.
+
+    centers: how many each layer has, at least 1, at first filters drawn at random; on `update` they are the majority
+    of their members again, a filter being a member of the nearest.
     """
 
     def __init__(self, model: nn.Module, weight: float, centers: int = 1, refresh: int = 50) -> None:
-        super().__init__()
-        if not weight >= 0 or centers < 1 or refresh < 1:
-            raise ValueError(f"weight {weight}, centers {centers} and refresh {refresh}: at least 0, 1 and 1")
-        self.weight, self.refresh = weight, refresh
-        self.layers = _layers(model)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        super().__init__(model, weight, refresh)
+        if centers < 1:
+            raise ValueError(f"centers {centers}: at least 1")
         for index, layer in enumerate(self.layers):
             bits = filter_signs(layer)
             chosen = torch.randperm(len(bits))[:centers]
             self.register_buffer(f"centers_{index}", bits[chosen].clone())
             self.register_buffer(f"members_{index}", _nearest(bits, bits[chosen]))
 
-    def forward(self) -> Tensor:
-        """Return lambda times the distances of all filters from their centers, which move first when they are due."""
-        if self.step % self.refresh == 0:
-            self.update_centers()
-        self.step += 1
-        total = self.layers[0].weight.new_zeros(())
-        for index, layer in enumerate(self.layers):
-            centers = self._center_of_each(index)
-            total = total + _Pull.apply(layer.weight, centers, (filter_signs(layer) != centers).sum())
-        return self.weight * total
-
     @torch.no_grad()
-    def update_centers(self) -> None:
+    def update(self) -> None:
         """Make each filter a member of the nearest center, and each center its members' majority (+1 where equal).
 
         A center without members stays.
@@ -83,43 +104,28 @@ class CenterLoss(nn.Module):
                     centers[number] = torch.where(own.sum(0) >= 0, 1.0, -1.0)
             getattr(self, f"members_{index}").copy_(_nearest(bits, centers))
 
-    def _center_of_each(self, index: int) -> Tensor:
-        return getattr(self, f"centers_{index}")[getattr(self, f"members_{index}")]
+    def targets(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the center of each filter and how many bits differ from those."""
+        centers = getattr(self, f"centers_{index}")[getattr(self, f"members_{index}")]
+        return centers, (filter_signs(self.layers[index]) != centers).sum()
 
 
-class TreeLoss(nn.Module):
-    """The bits along the engine's trees over a network's binary convolutions, grouped ones left out.
+class TreeLoss(DistanceLoss):
+    """The bits along the engine's trees.
 
-    weight: lambda, of a sum; refresh: after how many steps the trees are found again. Between those, each filter is
-    drawn to its neighbours as they were, filters or virtual ones, in the form in which it is counted: its complement
-    if the tree has that. The value is that of the last trees. Raises ValueError as CenterLoss does.
+    `update` finds the trees. Between updates, each filter is drawn to its neighbours as they were, filters or virtual
+    ones, in the form in which it is counted: its complement if the tree has that. The value is that of the last trees.
     """
 
     def __init__(self, model: nn.Module, weight: float, refresh: int = 50) -> None:
-        super().__init__()
-        if not weight >= 0 or refresh < 1:
-            raise ValueError(f"weight {weight} and refresh {refresh}: at least 0 and 1")
-        self.weight, self.refresh = weight, refresh
-        self.layers = _layers(model)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        super().__init__(model, weight, refresh)
         for index, layer in enumerate(self.layers):
             device = layer.weight.device
             self.register_buffer(f"targets_{index}", torch.zeros(layer.weight.flatten(1).shape, device=device))
             self.register_buffer(f"distance_{index}", torch.zeros((), device=device))
 
-    def forward(self) -> Tensor:
-        """Return lambda times the bits along the trees, which are found again first when that is due."""
-        if self.step % self.refresh == 0:
-            self.update_trees()
-        self.step += 1
-        total = self.layers[0].weight.new_zeros(())
-        for index, layer in enumerate(self.layers):
-            targets, distance = getattr(self, f"targets_{index}"), getattr(self, f"distance_{index}")
-            total = total + _Pull.apply(layer.weight, targets, distance)
-        return self.weight * total
-
     @torch.no_grad()
-    def update_trees(self) -> None:
+    def update(self) -> None:
         """Find the trees of the filters as they are, and the sum of each one's neighbours, +-1 each."""
         for index, layer in enumerate(self.layers):
             bits = (filter_signs(layer) > 0).cpu().numpy()
@@ -134,13 +140,9 @@ class TreeLoss(nn.Module):
             getattr(self, f"targets_{index}").copy_(torch.from_numpy(around[: len(bits)]))
             getattr(self, f"distance_{index}").fill_(tree.planes)
 
-
-def _layers(model: nn.Module) -> list[BinaryConv2d]:
-    """Return the convolutions that have trees. Raises ValueError where there are none."""
-    layers = [layer for layer in binary_layers(model) if isinstance(layer, BinaryConv2d) and layer.groups == 1]
-    if not layers:
-        raise ValueError("there are no convolutions of binary weights whose filters could be drawn together")
-    return layers
+    def targets(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the sum of each filter's neighbours and the bits along the tree, both of the last update."""
+        return getattr(self, f"targets_{index}"), getattr(self, f"distance_{index}")
 
 
 def _nearest(bits: Tensor, centers: Tensor) -> Tensor:
@@ -150,6 +152,6 @@ def _nearest(bits: Tensor, centers: Tensor) -> Tensor:
 LOSSES = ("centers", "tree")
 
 
-def tree_loss(kind: str, model: nn.Module, weight: float, centers: int, refresh: int) -> CenterLoss | TreeLoss:
+def tree_loss(kind: str, model: nn.Module, weight: float, centers: int, refresh: int) -> DistanceLoss:
     """Make the loss of that name; `centers` matters to "centers" alone."""
     return CenterLoss(model, weight, centers, refresh) if kind == "centers" else TreeLoss(model, weight, refresh)

@@ -153,17 +153,12 @@ def test_filters_come_together(tmp_path, kind):
 
 def test_refused_numbers():
     model = layer_of([ONES])
-    for arguments in (
-        {"weight": -1},
-        {"weight": float("nan")},
-        {"weight": 1, "centers": 0},
-        {"weight": 1, "refresh": 0},
-    ):
-        with pytest.raises(ValueError, match="at least 0, 1 and 1"):
-            CenterLoss(model, **arguments)
-    for arguments in ({"weight": -1}, {"weight": 1, "refresh": 0}):
-        with pytest.raises(ValueError, match="at least 0 and 1"):
-            TreeLoss(model, **arguments)
+    for loss in (CenterLoss, TreeLoss):
+        for arguments in ({"weight": -1}, {"weight": float("nan")}, {"weight": 1, "refresh": 0}):
+            with pytest.raises(ValueError, match="at least 0 and 1"):
+                loss(model, **arguments)
+    with pytest.raises(ValueError, match="centers 0: at least 1"):
+        CenterLoss(model, 1, centers=0)
     for loss in (CenterLoss, TreeLoss):
         with pytest.raises(ValueError, match="there are no convolutions of binary weights"):
             loss(torch.nn.Sequential(BinaryConv2d(2, 2, 3, groups=2)), 1.0)
