@@ -11,6 +11,8 @@ from bnncc.errors import BadInput
 from bnncc.models.files import replacing
 
 FORMAT = 3
+UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError)
+"""What torch raises for files of other contents: the last ones where it takes a text for instructions of pickle."""
 KINDS = {
     "format": int,
     "config": dict,
@@ -26,9 +28,15 @@ KINDS = {
 
 
 def save(path: Path, state: dict[str, object]) -> None:
-    """Write `state` (tensors and plain Python values) to `path`, replacing what was there only once it is complete."""
+    """Write `state` (tensors and plain Python values) to `path`, replacing what was there only once it is complete.
+
+    Raises `BadInput` where that fails.
+    """
     with replacing(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+        try:
+            torch.save({"format": FORMAT, **state}, temporary)
+        except RuntimeError as error:  # its writer's, for a full disk
+            raise BadInput(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
 
 
 def load(path: str | Path) -> dict[str, object]:
@@ -38,7 +46,7 @@ def load(path: str | Path) -> dict[str, object]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path}: not a checkpoint, or a damaged one") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise BadInput(f"{path}: not a checkpoint of this version")

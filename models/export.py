@@ -57,7 +57,9 @@ def with_binary_weights(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, (BinaryConv2d, BinaryLinear)):
-            module.weight = nn.Parameter(module.effective_weight().detach(), requires_grad=False)
+            quantizer = module.weight_quantizer
+            weight = quantizer.stored(module.weight).weight if quantizer.binary else module.effective_weight().detach()
+            module.weight = nn.Parameter(weight, requires_grad=False)
             module.weight_quantizer = _AsStored()
     return model
 

@@ -15,7 +15,8 @@ from bnncc.errors import BadInput
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what was written there replaces `path` if the block ends without an error.
 
-    Raises `BadInput` if the folder does not exist or cannot be written to, or if `path` is a folder.
+    Raises `BadInput` if the folder does not exist or cannot be written to, if `path` is a folder, and for what fails
+    within the block, which does nothing but write.
     """
     path = Path(path)
     try:
@@ -28,11 +29,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        try:
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
-            temporary.replace(path)
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+        temporary.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnncc.models.layers import BinaryConv2d, binary_layers
-from bnncc.models.tree_cost import filter_signs
-from bnncc.passes.filter_tree import NO_PARENT, engine_tree
+from bnncc.models.tree_cost import filter_signs, find_tree, tree_layers
+from bnncc.passes.filter_tree import NO_PARENT
 
 
 class _Pull(torch.autograd.Function):
@@ -36,7 +35,7 @@ class _Pull(torch.autograd.Function):
 
 
 class DistanceLoss(nn.Module):
-    """Base of the losses: lambda times a distance of a network's binary convolutions, grouped ones left out.
+    """Base of the losses: lambda times a distance of a network's convolutions with trees, grouped ones left out.
 
     weight: lambda, of a sum and not a mean; refresh: after how many steps what the filters are drawn to is found again.
     Buffers hold that and the step, so that state_dict is all that a resumed run needs. Raises ValueError for numbers
@@ -48,9 +47,9 @@ class DistanceLoss(nn.Module):
         if not weight >= 0 or refresh < 1:
             raise ValueError(f"weight {weight} and refresh {refresh}: at least 0 and 1")
         self.weight, self.refresh = weight, refresh
-        self.layers = [layer for layer in binary_layers(model) if isinstance(layer, BinaryConv2d) and layer.groups == 1]
+        self.layers = [layer for layer in tree_layers(model) if layer.groups == 1]
         if not self.layers:
-            raise ValueError("there are no convolutions of binary weights whose filters could be drawn together")
+            raise ValueError("no convolution has binary weights and activations, and filters to be drawn together")
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self) -> Tensor:
@@ -85,6 +84,8 @@ class CenterLoss(DistanceLoss):
             raise ValueError(f"centers {centers}: at least 1")
         for index, layer in enumerate(self.layers):
             bits = filter_signs(layer)
+            if centers > len(bits):
+                raise ValueError(f"{centers} centers are more than the {len(bits)} filters of convolution {index + 1}")
             chosen = torch.randperm(len(bits))[:centers]
             self.register_buffer(f"centers_{index}", bits[chosen].clone())
             self.register_buffer(f"members_{index}", _nearest(bits, bits[chosen]))
@@ -129,7 +130,7 @@ class TreeLoss(DistanceLoss):
         """Find the trees of the filters as they are, and the sum of each one's neighbours, +-1 each."""
         for index, layer in enumerate(self.layers):
             bits = (filter_signs(layer) > 0).cpu().numpy()
-            tree = engine_tree(np.packbits(bits, axis=1, bitorder="little"), bits.shape[1])
+            tree = find_tree(bits)
             rows = np.unpackbits(tree.bits, axis=1, count=bits.shape[1], bitorder="little").astype(np.float32) * 2 - 1
             around = np.zeros_like(rows)
             real = tree.parents != NO_PARENT
@@ -149,9 +150,10 @@ def _nearest(bits: Tensor, centers: Tensor) -> Tensor:
     return (bits @ centers.T).argmax(1)
 
 
-LOSSES = ("centers", "tree")
+LOSSES: dict[str, type[DistanceLoss]] = {"centers": CenterLoss, "tree": TreeLoss}
 
 
-def tree_loss(kind: str, model: nn.Module, weight: float, centers: int, refresh: int) -> DistanceLoss:
+def distance_loss(kind: str, model: nn.Module, weight: float, centers: int, refresh: int) -> DistanceLoss:
     """Make the loss of that name; `centers` matters to "centers" alone."""
-    return CenterLoss(model, weight, centers, refresh) if kind == "centers" else TreeLoss(model, weight, refresh)
+    more = {"centers": centers} if kind == "centers" else {}
+    return LOSSES[kind](model, weight, refresh=refresh, **more)

@@ -31,7 +31,7 @@ from bnncc.models.distributed import Processes, processes, spread
 from bnncc.models.evaluate import evaluate
 from bnncc.models.layers import constrain_weights
 from bnncc.models.logs import CONFIG_NAME, LOG_NAME
-from bnncc.models.mst_training import LOSSES, tree_loss
+from bnncc.models.mst_training import LOSSES, distance_loss
 from bnncc.models.networks import build_network
 from bnncc.models.schedules import SCHEDULES, learning_rate
 from bnncc.models.tree_cost import TreeCost, output_positions, tree_cost
@@ -192,10 +192,10 @@ class _Run:
         self.distances = None
         if config.mst_weight:
             try:
-                self.distances = tree_loss(
+                self.distances = distance_loss(
                     config.mst_loss, self.model, config.mst_weight, config.mst_centers, config.mst_refresh
                 )
-            except ValueError as error:  # nothing whose filters could be drawn together
+            except ValueError as error:  # no filters to be drawn together, or too few
                 raise BadInput(f"mst: {error}") from error
         self.parallel = spread(self.model, among)
         self.optimizer = OPTIMIZERS[config.optimizer](
@@ -362,5 +362,8 @@ class _Run:
                 "history": self.history,
             },
         )
-        with (self.out / LOG_NAME).open("a") as log:
-            log.write(json.dumps(entry) + "\n")
+        try:
+            with (self.out / LOG_NAME).open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise BadInput(f"{self.out / LOG_NAME}: cannot be written: {error.strerror}") from error

@@ -10,17 +10,38 @@ from torch import Tensor, nn
 
 from bnncc.models.layers import BinaryConv2d, binary_layers
 from bnncc.models.quantizers import bits_of
-from bnncc.passes.filter_tree import engine_tree, paper_tree
+from bnncc.passes.filter_tree import FilterTree, TreeOptions, engine_tree, feasible_options, paper_tree
 
 
+def tree_layers(model: nn.Module) -> list[BinaryConv2d]:
+    """Return the convolutions for which the compiler finds trees: weights and activations are binary."""
+    return [
+        layer
+        for layer in binary_layers(model)
+        if isinstance(layer, BinaryConv2d)
+        and layer.activation_quantizer.binary
+        and _options(layer.weight.shape[0] // layer.groups, layer.weight[0].numel()) is not None
+    ]
+
+
+@torch.no_grad()
 def filter_signs(layer: BinaryConv2d) -> Tensor:
     """Return the bits of a layer's filters as -1 and +1, float [M, D]."""
-    return torch.where(bits_of(layer.effective_weight().detach()).flatten(1), 1.0, -1.0)
+    return torch.where(bits_of(layer.effective_weight()).flatten(1), 1.0, -1.0)
+
+
+def find_tree(filters: np.ndarray) -> FilterTree:
+    """Return the engine's tree over filters, bool [M, D], as the compiler finds it where edges have no price."""
+    return engine_tree(np.packbits(filters, axis=1, bitorder="little"), filters.shape[1], _options(*filters.shape))
+
+
+def _options(filters: int, length: int) -> TreeOptions | None:
+    return feasible_options(filters, length, TreeOptions())
 
 
 @dataclass(frozen=True)
 class TreeCost:
-    """What the binary 3x3 convolutions of a network cost, summed over them.
+    """What the convolutions of a network that have trees cost, summed over them and their groups.
 
     dense: their bits; mst: those that are counted along the paper's tree, all of a root's and the differing ones of
     each edge; steiner: along the engine's, with a filter of zeros, complements and virtual filters, as it is where
@@ -41,13 +62,13 @@ class TreeCost:
 
 @torch.no_grad()
 def output_positions(model: nn.Module, image_shape: tuple[int, ...]) -> dict[nn.Module, int]:
-    """Return the output positions H W of each binary convolution for an image of shape [C, H, W]."""
+    """Return the output positions H W of each convolution of `tree_layers` for an image of shape [C, H, W]."""
     found: dict[nn.Module, int] = {}
 
     def saw(layer: nn.Module, arguments: tuple, output: Tensor) -> None:
         found[layer] = output.shape[2] * output.shape[3]
 
-    hooks = [layer.register_forward_hook(saw) for layer in binary_layers(model) if isinstance(layer, BinaryConv2d)]
+    hooks = [layer.register_forward_hook(saw) for layer in tree_layers(model)]
     was_training = model.training
     model.eval()(torch.zeros(1, *image_shape, device=next(model.parameters()).device))
     model.train(was_training)
@@ -57,23 +78,21 @@ def output_positions(model: nn.Module, image_shape: tuple[int, ...]) -> dict[nn.
 
 
 @torch.no_grad()
-def tree_cost(model: nn.Module, positions: dict[nn.Module, int] | None = None, steiner: bool = True) -> TreeCost:
-    """Count the trees of a network's binary 3x3 convolutions as the compiler does.
-
-    `positions`: of `output_positions`; without them one position of each layer is counted. `steiner` False: 0 of those.
-    """
+def tree_cost(model: nn.Module, positions: dict[nn.Module, int]) -> TreeCost:
+    """Count the trees of a network's convolutions as the compiler does; `positions` are those of `output_positions`."""
     cost = dict.fromkeys((field.name for field in fields(TreeCost)), 0)
-    for layer in binary_layers(model):
-        if not isinstance(layer, BinaryConv2d) or layer.groups != 1 or layer.weight.shape[2:] != (3, 3):
-            continue
+    for layer in tree_layers(model):
         bits = (filter_signs(layer) > 0).cpu().numpy()
-        packed, length = np.packbits(bits, axis=1, bitorder="little"), bits.shape[1]
-        paper = paper_tree(packed, length)
-        counted = {"dense": bits.size, "mst": paper.planes}
-        counted["steiner"] = engine_tree(packed, length).planes if steiner else 0
-        for name, count in counted.items():
-            cost[name] += count
-            cost[f"{name}_operations"] += count * (1 if positions is None else positions[layer])
-        cost["distance"] += paper.planes - length
-        cost["depth"] = max(cost["depth"], paper.depth)
+        for group in np.split(bits, layer.groups):
+            length = group.shape[1]
+            paper = paper_tree(np.packbits(group, axis=1, bitorder="little"), length)
+            for name, count in (
+                ("dense", group.size),
+                ("mst", paper.planes),
+                ("steiner", find_tree(group).planes),
+            ):
+                cost[name] += count
+                cost[f"{name}_operations"] += count * positions[layer]
+            cost["distance"] += paper.planes - length
+            cost["depth"] = max(cost["depth"], paper.depth)
     return TreeCost(**cost)

@@ -50,6 +50,20 @@ class TreeOptions:
     sweeps: int = 20
 
 
+MOST_FILTERS = 1 << 12  # distances between all pairs are kept
+MOST_STEINER_WORK = 1 << 34  # filters squared times bits: the search takes some ten seconds then
+
+
+def feasible_options(filters: int, length: int, options: TreeOptions) -> TreeOptions | None:
+    """Return what can be asked of a tree over so many filters of `length` bits; None where none can be had.
+
+    Virtual filters are left out where to search them would take longer than some ten seconds.
+    """
+    if filters > MOST_FILTERS:
+        return None
+    return replace(options, steiner=options.steiner and filters * filters * length <= MOST_STEINER_WORK)
+
+
 @dataclass(frozen=True)
 class FilterTree:
     """A tree over M filters of `length` bits and the virtual filters between them: N nodes, the M filters first.

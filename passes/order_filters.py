@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import string
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,14 +16,18 @@ import onnx_graphsurgeon as gs
 
 from bnncc.passes import graph as g
 from bnncc.passes.base import Context, LayerRecord, PassResult
-from bnncc.passes.filter_tree import FilterTree, TreeOptions, engine_tree, paper_tree, size_with_positions
+from bnncc.passes.filter_tree import (
+    FilterTree,
+    TreeOptions,
+    engine_tree,
+    feasible_options,
+    paper_tree,
+    size_with_positions,
+)
 from bnncc.runtime.functions import DOMAIN
 
 ATTRIBUTE = "tree"
 _ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
-
-MOST_FILTERS = 1 << 12  # of a group: distances between all pairs are kept
-MOST_STEINER_WORK = 1 << 34  # filters squared times bits: the search takes some ten seconds then
 
 
 class OrderFilters:
@@ -58,14 +61,14 @@ def _order(node: gs.Node, options: TreeOptions, context: Context, result: PassRe
     shape = node.attrs["weight_shape"]
     groups, length = node.attrs["group"], math.prod(shape[1:])
     filters = shape[0] // groups
-    if filters > MOST_FILTERS:
-        result.note(node.name, f"no filter tree: {filters} filters are more than {MOST_FILTERS}")
+    feasible = feasible_options(filters, length, options)
+    if feasible is None:
+        result.note(node.name, f"no filter tree: {filters} filters are too many to compare them all")
         return
-    if options.steiner and filters * filters * length > MOST_STEINER_WORK:
+    if feasible != options:
         result.note(node.name, "no virtual filters in its tree: too many filters to search them in seconds")
-        options = replace(options, steiner=False)
     packed = g.constant(node.inputs[1]).reshape(groups, filters, -1)
-    trees = [engine_tree(group, length, options) for group in packed]
+    trees = [engine_tree(group, length, feasible) for group in packed]
     text = tree_text([(tree.parents, tree.flipped[:filters]) for tree in trees])
     result.changed |= node.attrs.get(ATTRIBUTE) != text
     node.attrs[ATTRIBUTE] = text

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bnncc.models.layers import BinaryConv2d, BinaryLinear
-from bnncc.models.quantizers import Spec
+from bnncc.models.quantizers import Spec, activation_quantizer
 
 
 class ShallowConv(nn.Module):
@@ -40,7 +40,7 @@ class ShallowConv(nn.Module):
         if side < 1:
             raise ValueError(f"images of {image_size} pixels are too small for {convolutions // 2} poolings")
         super().__init__()
-        binary = activations not in ("none", {"name": "none"})
+        binary = activation_quantizer(activations).binary
 
         def active(layer: nn.Module, norm: type[nn.Module], channels: int) -> list[nn.Module]:
             return [layer, norm(channels), nn.Hardtanh()] if binary else [layer, nn.ReLU()]

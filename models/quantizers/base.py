@@ -109,6 +109,9 @@ class WeightQuantizer(nn.Module):
 class ActivationQuantizer(nn.Module):
     """Base of activation quantizers: float [N, C, ...] -> -1 and +1 of that shape and dtype."""
 
+    binary = True
+    """Whether they are -1 and +1; else the layer computes with floats when compiled."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the signs."""
         raise NotImplementedError

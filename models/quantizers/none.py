@@ -27,6 +27,8 @@ class FloatWeights(WeightQuantizer):
 class FloatActivation(ActivationQuantizer):
     """The input itself: of a layer whose weights alone are binary, or whose input is binary already."""
 
+    binary = False
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the input."""
         return x

@@ -156,7 +156,7 @@ def test_recipe_and_what_is_given_beside_it(tmp_path):
         ),
         (
             ["train", "--dataset", "digits", "--network", "mlp", "--mst-weight", "1e-6", "-o", "run"],
-            "mst: there are no convolutions of binary weights",
+            "mst: no convolution has binary weights and activations",
         ),
         (["train", "--dataset", "digits", "--network", "conv2", "--depths", "2,2", "-o", "run"], "takes no depths"),
         (

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
 
+import bnncc
 from bnncc.models import data
+from bnncc.models.export import export
 from bnncc.models.layers import BinaryConv2d
 from bnncc.models.mst_training import LOSSES, CenterLoss, TreeLoss
 from bnncc.models.networks import build_network
@@ -18,6 +21,11 @@ def layer_of(rows, **options):
     layer = BinaryConv2d(1, len(rows), 3, **options)
     layer.weight.data = 0.5 * torch.tensor(rows, dtype=torch.float32).reshape(len(rows), 1, 3, 3)
     return torch.nn.Sequential(layer)
+
+
+def cost_of(model, shape):
+    """What its trees cost for images of a shape."""
+    return tree_cost(model, output_positions(model, shape))
 
 
 ONES = [1] * 9
@@ -96,21 +104,50 @@ def test_trees_are_found_again_when_they_are_due():
 
 def test_tree_costs_are_counted_as_the_compiler_counts():
     model = layer_of([ONES, NEAR, FAR])
-    cost = tree_cost(model)
+    cost = cost_of(model, (1, 3, 3))
     assert cost.dense == 27
     assert cost.mst == 9 + 1 + 8  # ONES - NEAR - FAR, from a root of 9
     assert cost.depth == 1  # the root is the middle
     assert cost.distance == 1 + 8
     assert cost.steiner < cost.mst  # all ones are the complement of the filter of zeros, and so is FAR
-    grouped = torch.nn.Sequential(BinaryConv2d(2, 2, 3, groups=2), BinaryConv2d(2, 2, 1))
-    assert tree_cost(grouped).dense == 0
+    grouped = torch.nn.Sequential(BinaryConv2d(2, 4, 3, groups=2), BinaryConv2d(4, 2, 1))
+    cost = cost_of(grouped, (2, 4, 5))
+    assert cost.dense == 4 * 9 + 2 * 4
+    assert cost.dense_operations == 2 * 3 * cost.dense
+    assert cost.mst >= 2 * 9 + 4  # each group has a root of its own
+    left_out = torch.nn.Sequential(BinaryConv2d(2, 4, 3, activations="none"), BinaryConv2d(4, 2, 1, weights="none"))
+    assert cost_of(left_out, (2, 4, 5)).dense == 0
+
+
+def test_counts_are_those_of_the_compiled_file(tmp_path):
+    """Kernels of any size, and groups; a layer of float inputs is counted by neither."""
+    torch.manual_seed(6)
+    model = torch.nn.Sequential(
+        BinaryConv2d(1, 6, 3, activations="none"),
+        torch.nn.BatchNorm2d(6),
+        BinaryConv2d(6, 8, 5, padding=2, groups=2),
+        torch.nn.BatchNorm2d(8),
+        BinaryConv2d(8, 12, 1),
+        torch.nn.BatchNorm2d(12),
+        BinaryConv2d(12, 16, 3, stride=2),
+    ).eval()
+    shape = (1, 10, 11)
+    path = export(model, tmp_path / "m.onnx", shape)
+    settings = bnncc.Config(tree_ripple=0, verify_samples=4, input_shapes={"image": [-1, *shape]})
+    trees = bnncc.compile(path, config=settings).report.trees
+    cost = cost_of(model, shape)
+    assert trees.layers == 3
+    assert (cost.dense, cost.mst, cost.steiner) == (trees.bits_dense, trees.bits_mst, trees.bits_tree)
+    assert cost.dense_operations == trees.operations_dense
+    assert cost.mst_operations == trees.operations_mst
+    assert cost.steiner_operations == trees.operations_tree
+    assert cost.depth == trees.depth_mst
 
 
 def test_published_numbers_of_bits_and_operations():
     """VGG-small has 4,571,136 weights in its binary 3x3 convolutions, and 603,979,776 operations for an image."""
-    model = build_network("vgg_small", width=16)
-    cost = tree_cost(model, output_positions(model, (3, 32, 32)), steiner=False)
-    assert (cost.dense * 64, cost.dense_operations * 64) == (4_571_136, 603_979_776)
+    cost = cost_of(build_network("vgg_small", width=8), (3, 32, 32))
+    assert (cost.dense * 256, cost.dense_operations * 256) == (4_571_136, 603_979_776)
 
 
 def test_operations_weigh_bits_by_positions():
@@ -120,7 +157,7 @@ def test_operations_weigh_bits_by_positions():
     *_, fourth, fifth = (layer for layer in model.modules() if isinstance(layer, BinaryConv2d))
     for layer in (fourth, fifth):
         layer.weight.data[:] = layer.weight.data[:1]
-    cost = tree_cost(model, output_positions(model, (3, 32, 32)))
+    cost = cost_of(model, (3, 32, 32))
     assert cost.mst / cost.dense < 0.2
     assert cost.mst_operations / cost.dense_operations > 0.25
     assert model.training
@@ -139,7 +176,7 @@ def test_filters_come_together(tmp_path, kind):
         )
         entries = []
         model = train(settings, *digits, tmp_path / str(weight), on_epoch=entries.append)
-        last[weight] = (tree_cost(model), entries[-1])
+        last[weight] = (cost_of(model, (1, 8, 8)), entries[-1])
     plain, drawn = last[0.0][0], last[1e-4][0]
     assert drawn.mst < 0.8 * plain.mst
     assert drawn.steiner < 0.8 * plain.steiner
@@ -159,9 +196,11 @@ def test_refused_numbers():
                 loss(model, **arguments)
     with pytest.raises(ValueError, match="centers 0: at least 1"):
         CenterLoss(model, 1, centers=0)
+    with pytest.raises(ValueError, match="2 centers are more than the 1 filters of convolution 1"):
+        CenterLoss(model, 1, centers=2)
     for loss in (CenterLoss, TreeLoss):
-        with pytest.raises(ValueError, match="there are no convolutions of binary weights"):
-            loss(torch.nn.Sequential(BinaryConv2d(2, 2, 3, groups=2)), 1.0)
+        with pytest.raises(ValueError, match="no convolution has binary weights and activations"):
+            loss(torch.nn.Sequential(BinaryConv2d(2, 2, 3, groups=2), BinaryConv2d(2, 2, 3, activations="none")), 1.0)
 
 
 def test_quantizers_with_other_values_count_their_bits():

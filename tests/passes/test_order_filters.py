@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from small_networks import Network, compile_and_compare
 
 from bnncc.config import Config
-from bnncc.passes import order_filters, run_passes
+from bnncc.passes import filter_tree, order_filters, run_passes
 from bnncc.passes.base import Context
 from bnncc.passes.filter_tree import TreeOptions, engine_tree, paper_tree
 from bnncc.runtime import trees
@@ -160,12 +160,12 @@ def notes_of(outcome) -> list[str]:
 
 
 def test_layers_too_large_for_a_search_say_so(monkeypatch):
-    monkeypatch.setattr(order_filters, "MOST_FILTERS", 20)
+    monkeypatch.setattr(filter_tree, "MOST_FILTERS", 20)
     outcome = run_passes(network(), Config())
     texts = notes_of(outcome)
-    assert texts == ["no filter tree: 24 filters are more than 20"]
-    monkeypatch.setattr(order_filters, "MOST_FILTERS", 1 << 12)
-    monkeypatch.setattr(order_filters, "MOST_STEINER_WORK", 12 * 12 * 108)
+    assert texts == ["no filter tree: 24 filters are too many to compare them all"]
+    monkeypatch.setattr(filter_tree, "MOST_FILTERS", 1 << 12)
+    monkeypatch.setattr(filter_tree, "MOST_STEINER_WORK", 12 * 12 * 108)
     outcome = run_passes(network(), Config())
     assert [text.split(":")[0] for text in notes_of(outcome)] == ["no virtual filters in its tree"]
     assert next(iter(outcome.layers)).tree_virtual == 0
