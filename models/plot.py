@@ -34,26 +34,32 @@ def plot_runs(runs: Sequence[Path], output: Path) -> None:
     """
     if output.suffix != ".png":
         raise BadInput(f"{output}: the plot is a PNG; give it a name that ends in .png")
-    logs = {run: read_log(run) for run in runs}
-    panels = [panel for panel in PANELS if any(key in log[0] for log in logs.values() for key in panel[2])]
+    figure = figure_of([(run.name if run.is_dir() else run.parent.name, read_log(run)) for run in runs])
+    with replacing(output) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def figure_of(logs: Sequence[tuple[str, list[dict[str, float]]]]) -> Figure:
+    """Return the panels of named logs. Raises BadInput where they tell nothing that has one."""
+    panels = [panel for panel in PANELS if any(key in log[0] for _, log in logs for key in panel[2])]
     if not panels:
-        raise BadInput(f"{', '.join(map(str, runs))}: there is nothing in the log to draw")
+        raise BadInput(f"{', '.join(name for name, _ in logs)}: there is nothing in the log to draw")
     columns = 2 if len(panels) < 5 else 3
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
     for place, (title, unit, styles) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
-        for number, (run, log) in enumerate(logs.items()):
+        for number, (name, log) in enumerate(logs):
             look = {"color": f"C{number % 10}", "marker": MARKERS[number // 10 % len(MARKERS)], "markersize": 3}
             for key, style in styles.items():
-                points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
-                label = (run.name if run.is_dir() else run.parent.name) if style == "-" and place == 0 else None
-                axes.plot(*zip(*points, strict=True), linestyle=style, label=label, **look) if points else None
+                epochs, values = ([entry[what] for entry in log if key in entry] for what in ("epoch", key))
+                if epochs:
+                    label = name if style == "-" and place == 0 else None
+                    axes.plot(epochs, values, linestyle=style, label=label, **look)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.set_ylabel(unit)
         axes.grid(alpha=0.3)
     lines = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*lines, fontsize=8, loc="outside right upper", ncols=-(-len(runs) // (16 * rows)))
-    with replacing(output) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    figure.legend(*lines, fontsize=8, loc="outside right upper", ncols=-(-len(logs) // (16 * rows)))
+    return figure

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from bnncc.models.layers import BinaryConv2d
 from bnncc.models.quantizers import BiHalfWeights, PrunedBiHalfWeights
+from bnncc.models.quantizers.bihalf import largest, ranks
 
 
 def bits(latent, **options):
@@ -24,6 +25,17 @@ def test_every_filter_has_the_ratio_exactly(fan_in, positive):
     latent[0] = 0.25  # all ties
     found = bits(latent, positive=positive).sum(1)
     assert found.tolist() == [math.ceil(positive * fan_in - 1e-9)] * 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # NumPy's way of choosing, and torch's
+@pytest.mark.parametrize("count", [1, 2, 9, 17, 18])
+def test_the_largest_are_those_of_the_first_ranks(dtype, count):
+    """Rounded to halves, so that there are many equal ones on both sides of the limit."""
+    rows = torch.randn(40, 18, generator=torch.Generator().manual_seed(3)).mul(2).round().div(2).to(dtype)
+    rows[0] = 0.5
+    chosen = largest(rows, count)
+    assert torch.equal(chosen, ranks(rows) < count)
+    assert chosen.sum(1).tolist() == [count] * 40
 
 
 def test_ratios_stay_exact_at_every_step():

@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 import bnncc
 from bnncc.errors import BadInput
 from bnncc.models.export import export
-from bnncc.models.layers import BinaryConv2d
+from bnncc.models.layers import BinaryConv2d, BinaryLinear
 from bnncc.models.networks import build_network
 
 NETWORKS = {
@@ -74,8 +74,10 @@ def convolutions(path):
         (name, quantizer, exporter, "binary", fold)
         for name in NETWORKS
         for quantizer in ("dab", "bi-half", "ir-net")
-        for exporter, fold in (("torchscript", False), ("dynamo", True))
-    ],
+        for exporter in ("torchscript", "dynamo")
+        for fold in (False, True)
+    ]
+    + [("bireal_resnet", "ir-net", exporter, "latent", False) for exporter in ("torchscript", "dynamo")],
     ids=lambda values: "-".join(map(str, values)),
 )
 def exported(request, tmp_path_factory):
@@ -104,6 +106,31 @@ def test_every_form_compiles_with_all_layers_binary(exported, tmp_path):
     layers = sum(isinstance(module, BinaryConv2d) for module in model.modules())
     assert [layer.status for layer in report.layers].count("binary") == layers
     assert report.verify.argmax_agreement == 1.0
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("status", ["float", "weight-binary"])
+def test_layers_that_are_not_binary_in_both_stay_float(tmp_path, exporter, status):
+    """Weights of three values, and float activations."""
+    if status == "float":
+        model = network("vgg_small", "bi-half-pruned")
+    else:
+        torch.manual_seed(13)
+        model = build_network("conv2", width=8, hidden=16, in_channels=1, image_size=14, weights="bi-half").eval()
+    path = export(model, tmp_path / "m.onnx", SHAPE, exporter)
+    settings = bnncc.Config(input_shapes={"image": [-1, *SHAPE]}, verify_samples=8)
+    report = bnncc.compile(path, output=tmp_path / "c.onnx", config=settings).report
+    quantized = sum(isinstance(module, BinaryConv2d | BinaryLinear) for module in model.modules())
+    statuses = [layer.status for layer in report.layers]
+    assert statuses.count("binary") == 0
+    assert statuses.count(status) == (len(statuses) if status == "float" else quantized)
+    images = np.random.default_rng(2).random((64, *SHAPE), np.float32)
+    found = bnncc.InferenceSession(str(tmp_path / "c.onnx")).run(None, {"image": images})[0]
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    # Floats in another order; in the first network one may flip a sign on its threshold, rarely.
+    differing = np.abs(found - expected).max(1) > 1e-4 * np.abs(expected).max()
+    assert differing.sum() <= (status == "float")
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])

@@ -9,7 +9,8 @@ pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
 from bnncc.errors import BadInput
-from bnncc.models.plot import plot_runs
+from bnncc.models.logs import read_log
+from bnncc.models.plot import figure_of, plot_runs
 
 
 def log(folder, **keys):
@@ -22,13 +23,32 @@ def log(folder, **keys):
 def test_panels_are_what_the_logs_tell(tmp_path):
     float_run = log(tmp_path / "float", test_loss=1.0, train_loss=2.0, test_accuracy=0.3)
     binary_run = log(tmp_path / "binary", test_loss=1.0, flips_up=0.1, flips_down=0.2, entropy=1.0, mst_operations=0.4)
-    plot_runs([float_run], tmp_path / "two.png")
-    plot_runs([float_run, binary_run / "log.jsonl"], tmp_path / "five.png")
-    two, five = (imread(tmp_path / name) for name in ("two.png", "five.png"))
-    assert two.shape[1] > two.shape[0]  # two panels in a row, against two rows of three
-    assert five.shape[0] > two.shape[0]
-    assert two.std() > 0.05  # something is drawn
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["five.png", "two.png"]
+    figure = figure_of([("float", read_log(float_run)), ("binary", read_log(binary_run))])
+    drawn = {
+        axes.get_title().split(" (")[0]: [
+            (line.get_color(), line.get_linestyle(), [round(y * x, 9) for x, y in zip(*line.get_data(), strict=True)])
+            for line in axes.get_lines()
+        ]
+        for axes in figure.axes
+    }
+    assert drawn == {
+        "Loss": [("C0", "-", [1.0] * 3), ("C0", "--", [2.0] * 3), ("C1", "-", [1.0] * 3)],
+        "Accuracy": [("C0", "-", [0.3] * 3)],
+        "Flips per bit and epoch": [("C1", "-", [0.1] * 3), ("C1", "--", [0.2] * 3)],
+        "Entropy of the bits": [("C1", "-", [1.0] * 3)],
+        "Bit operations of all": [("C1", "-", [0.4] * 3)],
+    }
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["float", "binary"]
+
+
+def test_pictures_are_written_whole(tmp_path):
+    run = log(tmp_path / "run", test_loss=1.0, test_accuracy=0.3)
+    plot_runs([run], tmp_path / "a.png")
+    plot_runs([run / "log.jsonl"], tmp_path / "b.png")
+    first, second = (imread(tmp_path / name) for name in ("a.png", "b.png"))
+    assert first.std() > 0.05  # something is drawn
+    assert (first == second).all()  # of a file, the folder's name
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a.png", "b.png"]
 
 
 def test_refused_logs_and_names(tmp_path):

@@ -225,3 +225,19 @@ def test_balanced_signs_of_ir_net():
     assert torch.equal(torch.log2(sizes), torch.log2(sizes).round())
     assert sizes[:3].tolist() == [1, 1, 1]  # mean |v| of a Gaussian is 0.8
     assert weight[3].tolist() == [1.0] * 1000
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("name", TWO_VALUED)
+def test_a_gpu_gives_the_bits_of_the_cpu(name):
+    latent = torch.randn((32, 16, 3, 3), generator=torch.Generator().manual_seed(8))
+    latents = [latent.clone().to(device).requires_grad_() for device in ("cpu", "cuda")]
+    quantizer = quantizers.weight_quantizer(name)
+    expected, found = (quantizer.stored(values) for values in latents)
+    assert torch.equal(found.bits.cpu(), expected.bits)
+    # Means of 144 floats, in another order.
+    assert torch.allclose(found.high.cpu(), expected.high, rtol=1e-5)
+    assert torch.allclose(found.low.cpu(), expected.low, rtol=1e-5)
+    for values in latents:
+        quantizer(values).square().sum().backward()
+    assert torch.allclose(latents[1].grad.cpu(), latents[0].grad, rtol=1e-4, atol=1e-5)

@@ -123,6 +123,20 @@ def test_existing_run_is_not_overwritten_nor_mixed(tmp_path, digits):
         train(config(epochs=2, lr=1e-3), *digits, tmp_path, resume=True)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_training_on_a_gpu(tmp_path, digits):
+    """With the loss of the trees; its checkpoint is resumed there, and read on a CPU."""
+    settings = {"options": OPTIONS | {"width": 16}, "mst_weight": 1e-4, "epochs": 8, "batch": 32, "seed": 3}
+    entries = []
+    model = train(config(**settings), *digits, tmp_path, on_epoch=entries.append, device="cuda")
+    resumed = train(config(**settings), *digits, tmp_path, resume=True, device="cuda")
+    assert next(resumed.parameters()).is_cuda
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+    assert evaluate(model, digits[1]).accuracy > 0.9
+    assert entries[-1]["mst_bits"] < entries[0]["mst_bits"]
+    assert next(load_trained(tmp_path / CHECKPOINT_NAME)[1].parameters()).device.type == "cpu"
+
+
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / CHECKPOINT_NAME
     path.write_bytes(b"old")
