@@ -1,7 +1,7 @@
 """Training in several processes, one for each part of a batch, started by torch's own launcher (`torchrun`).
 
 Gradients are averaged by DistributedDataParallel and batch-norms see the whole batch, so n processes with a batch of B
-each do what one does with a batch of n B, up to the rounding of sums.
+each do what one does with a batch of n B, up to the rounding of sums and to what dropout drops.
 """
 
 from __future__ import annotations
