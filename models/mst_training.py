@@ -8,6 +8,8 @@ drawn together is then what that tree has together. What the filters cost is cou
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class _Pull(torch.autograd.Function):
         return (-grad / 2 * targets).reshape(ctx.shape), None, None
 
 
-class DistanceLoss(nn.Module):
+class DistanceLoss(nn.Module, ABC):
     """Base of the losses: lambda times a distance of a network's convolutions with trees, grouped ones left out.
 
     weight: lambda, of a sum and not a mean; refresh: after how many steps what the filters are drawn to is found again.
@@ -62,13 +64,13 @@ class DistanceLoss(nn.Module):
             total = total + _Pull.apply(layer.weight, *self.targets(index))
         return self.weight * total
 
+    @abstractmethod
     def update(self) -> None:
         """Find what the filters are drawn to, as they are now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def targets(self, index: int) -> tuple[Tensor, Tensor]:
         """Return what draws a layer's filters, a sum of signs for each weight [M, D], and the layer's distance []."""
-        raise NotImplementedError
 
 
 class CenterLoss(DistanceLoss):
