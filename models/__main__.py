@@ -196,6 +196,11 @@ NETWORK_ARGUMENTS = ("width", "depths", "stem_stride", "weights", "activations")
     type=click.IntRange(1),
     help="With --mst-weight: steps until centers or trees are found anew [default: 50].",
 )
+@click.option(
+    "--mst-schedule",
+    type=TorchName("bnncc.models.schedules", "MST_SCHEDULES"),
+    help="With --mst-weight: how lambda changes over the run, --mst-weight being its mean [default: constant].",
+)
 @click.option("--seed", type=int, help="[default: 0]")
 @threads_option
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", help="Where to train.")
@@ -224,8 +229,10 @@ def train_command(recipe, data_dir, more, weights_option, threads, device, resum
     if "milestones" in given:
         given["milestones"] = numbers(given["milestones"], "--milestones")
     settings |= given
-    if {"mst_loss", "mst_centers", "mst_refresh"} & given.keys() and not settings.get("mst_weight"):
-        raise click.UsageError("--mst-loss, --mst-centers and --mst-refresh go with --mst-weight, which is 0")
+    if not settings.get("mst_weight") and {"mst_loss", "mst_centers", "mst_refresh", "mst_schedule"} & given.keys():
+        raise click.UsageError(
+            "--mst-loss, --mst-centers, --mst-refresh and --mst-schedule go with --mst-weight, which is 0"
+        )
     if "mst_centers" in given and settings.get("mst_loss", "centers") != "centers":
         raise click.UsageError("--mst-centers goes with --mst-loss centers")
     if {"milestones", "gamma"} & given.keys() and settings.get("schedule") != "steps":

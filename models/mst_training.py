@@ -39,7 +39,8 @@ class _Pull(torch.autograd.Function):
 class DistanceLoss(nn.Module, ABC):
     """Base of the losses: lambda times a distance of a network's convolutions with trees, grouped ones left out.
 
-    weight: lambda, of a sum and not a mean; refresh: after how many steps what the filters are drawn to is found again.
+    weight: lambda, of a sum and not a mean, which may change from step to step; refresh: after how many steps what the
+    filters are drawn to is found again.
     Buffers hold that and the step, so that state_dict is all that a resumed run needs. Raises ValueError for numbers
     out of range, and for a network without such layers.
     """

@@ -1,4 +1,4 @@
-"""Learning rates over a run: a cosine, or steps."""
+"""What changes over a run: the learning rate, and the weight of the distances in training for the tree."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 SCHEDULES = ("cosine", "steps")
+MST_SCHEDULES = ("constant", "rising", "falling")
 
 
 def learning_rate(
@@ -20,3 +21,11 @@ def learning_rate(
         return least + (first - least) * 0.5 * (1 + math.cos(math.pi * progress))
     passed = sum(progress >= milestone for milestone in milestones)
     return max(least, first * gamma**passed)
+
+
+def distance_weight(schedule: str, mean: float, progress: float) -> float:
+    """Return lambda at `progress`, in [0, 1): its mean over a run is `mean`, whatever the schedule.
+
+    constant: `mean`. rising: in proportion to the progress, to twice the mean. falling: from twice the mean to 0.
+    """
+    return {"constant": mean, "rising": 2 * mean * progress, "falling": 2 * mean * (1 - progress)}[schedule]

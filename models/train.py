@@ -33,7 +33,7 @@ from bnncc.models.layers import constrain_weights
 from bnncc.models.logs import CONFIG_NAME, LOG_NAME
 from bnncc.models.mst_training import LOSSES, distance_loss
 from bnncc.models.networks import build_network
-from bnncc.models.schedules import SCHEDULES, learning_rate
+from bnncc.models.schedules import MST_SCHEDULES, SCHEDULES, distance_weight, learning_rate
 from bnncc.models.tree_cost import TreeCost, output_positions, tree_cost
 
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -47,8 +47,8 @@ class TrainConfig:
     `schedule` "cosine" (to `min_lr`) or "steps" (times `gamma` after each of the epochs `milestones`, `min_lr` at
     least). `bf16` computes convolutions in bfloat16 (autocast) during training only; weights, batch-norm statistics and
     every evaluation stay float32. `shift` and `flip` set the augmentation. `mst_weight` is the lambda of the distances
-    of `bnncc.models.mst_training` that `mst_loss` names, "centers" or "tree", 0 for none; `mst_centers` and
-    `mst_refresh` are their other arguments.
+    of `bnncc.models.mst_training` that `mst_loss` names, "centers" or "tree", 0 for none, and its mean over the run
+    where `mst_schedule` lets it change; `mst_centers` and `mst_refresh` are their other arguments.
     """
 
     dataset: str = "fashion-mnist"
@@ -71,6 +71,7 @@ class TrainConfig:
     mst_loss: str = "centers"
     mst_centers: int = 1
     mst_refresh: int = 50
+    mst_schedule: str = "constant"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class TrainConfig:
             raise BadInput(f"shift {self.shift} is negative")
         if self.mst_loss not in LOSSES:
             raise BadInput(f"mst: unknown loss {self.mst_loss!r}; there are: {', '.join(LOSSES)}")
+        if self.mst_schedule not in MST_SCHEDULES:
+            raise BadInput(f"mst: unknown schedule {self.mst_schedule!r}; there are: {', '.join(MST_SCHEDULES)}")
         if not 0 <= self.mst_weight < math.inf or self.mst_centers < 1 or self.mst_refresh < 1:
             raise BadInput(
                 f"mst: weight {self.mst_weight}, centers {self.mst_centers} and refresh {self.mst_refresh} are not "
@@ -259,7 +262,7 @@ class _Run:
         positions = output_positions(self.model, data.images.shape[1:])
         for epoch in range(self.epoch, self.config.epochs):
             started = time.perf_counter()
-            loss, distance_loss, accuracy, rate = self.train_epoch(data, epoch)
+            loss, distance, accuracy, rate = self.train_epoch(data, epoch)
             bits = self.watch.finish_epoch()
             entry: dict[str, object] = {}
             if self.among.is_first:
@@ -275,7 +278,7 @@ class _Run:
                 if bits is not None:
                     entry |= {name: round(value, 6) for name, value in asdict(bits).items()}
                 if self.config.mst_weight:
-                    entry["distance_loss"] = round(distance_loss, 6)
+                    entry["distance_loss"] = round(distance, 6)
                 entry |= _tree_entry(tree_cost(self.model, positions))
                 entry["seconds"] = round(time.perf_counter() - started, 3)
             self.finish_epoch(epoch + 1, entry)
@@ -307,7 +310,7 @@ class _Run:
                 images = augment(torch.from_numpy(data.inputs(index)), draws)
                 images = images.to(self.device).contiguous(memory_format=torch.channels_last)
                 labels = torch.from_numpy(data.labels[index]).to(self.device)
-                rate = self._set_lr((epoch * steps + step) / (config.epochs * steps))
+                rate = self._follow_schedules((epoch * steps + step) / (config.epochs * steps))
                 totals = self._step(images, labels)
                 sums += totals
                 if not math.isfinite(totals[0] + totals[1]):
@@ -334,13 +337,15 @@ class _Run:
         right = (logits.detach().argmax(1) == labels).sum()
         return self.among.total(torch.stack([value.detach().double() for value in (loss, distance, right)])).cpu()
 
-    def _set_lr(self, progress: float) -> float:
-        """Set the learning rate of the schedule, and return it."""
+    def _follow_schedules(self, progress: float) -> float:
+        """Set the learning rate, which is returned, and the weight of the distances."""
         config = self.config
         milestones = [epoch / config.epochs for epoch in config.milestones]
         rate = learning_rate(config.schedule, config.lr, progress, milestones, config.gamma, config.min_lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.distances is not None:
+            self.distances.weight = distance_weight(config.mst_schedule, config.mst_weight, progress)
         return rate
 
     def finish_epoch(self, epoch: int, entry: dict[str, object]) -> None:

@@ -183,7 +183,7 @@ def test_recipe_and_what_is_given_beside_it(tmp_path):
         ),
         (["train", "--option", "x", "-o", "run"], "'x' is not NAME=VALUE (see python -m bnncc.models train --help)"),
         (["train", "--recipe", "r.toml", "-o", "run"], "unknown network ['vgg_small']; there are: "),
-        (["train", "--mst-loss", "tree", "-o", "run"], "--mst-refresh go with --mst-weight, which is 0"),
+        (["train", "--mst-loss", "tree", "-o", "run"], "--mst-schedule go with --mst-weight, which is 0"),
         (
             ["train", "--mst-weight", "1", "--mst-loss", "tree", "--mst-centers", "2", "-o", "run"],
             "--mst-centers goes with --mst-loss centers",

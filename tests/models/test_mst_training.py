@@ -11,6 +11,7 @@ from bnncc.models.export import export
 from bnncc.models.layers import BinaryConv2d
 from bnncc.models.mst_training import LOSSES, CenterLoss, TreeLoss
 from bnncc.models.networks import build_network
+from bnncc.models.schedules import MST_SCHEDULES
 from bnncc.models.train import TrainConfig, train
 from bnncc.models.tree_cost import output_positions, tree_cost
 
@@ -185,6 +186,31 @@ def test_filters_come_together(tmp_path, kind):
     assert last[1e-4][1]["distance_loss"] > 0
     assert last[1e-4][1]["mst_depth"] == drawn.depth
     assert last[0.0][1]["mst_bits"] == pytest.approx(plain.mst / plain.dense, abs=1e-6)
+
+
+def test_schedules_weigh_the_same_distance(tmp_path):
+    """Where neither bits nor centers change, the mean of an epoch's losses is that of lambda times one distance."""
+    digits = data.load("digits", "train"), data.load("digits", "test")
+    entries = []
+    for schedule in MST_SCHEDULES:
+        settings = TrainConfig(
+            "digits",
+            "vgg_small",
+            {"width": 4, "in_channels": 1, "image_size": 8},
+            epochs=1,
+            batch=128,
+            lr=1e-12,
+            mst_weight=1e-4,
+            mst_refresh=100,
+            mst_schedule=schedule,
+        )
+        train(settings, *digits, tmp_path / schedule, on_epoch=entries.append)
+    steps = len(digits[0]) // 128
+    constant, rising, falling = (entry["distance_loss"] for entry in entries)
+    assert constant > 0
+    # The step s of n has the weight 2 s / n or 2 (1 - s / n), s from 0; logs have six decimals.
+    assert rising == pytest.approx(constant * (steps - 1) / steps, abs=2e-6)
+    assert falling == pytest.approx(constant * (steps + 1) / steps, abs=2e-6)
 
 
 def test_refused_numbers():
