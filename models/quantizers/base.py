@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -59,7 +60,7 @@ def bits_of(weight: Tensor) -> Tensor:
     return torch.where(high == low, rows >= 0, rows == high).reshape(weight.shape)
 
 
-class WeightQuantizer(nn.Module):
+class WeightQuantizer(nn.Module, ABC):
     """Base of weight quantizers: latent [M, ...] float -> effective weights of that shape, two values per channel."""
 
     exportable = True
@@ -67,9 +68,9 @@ class WeightQuantizer(nn.Module):
     binary = True
     """Whether effective weights take two values per output channel; else the layer stays float when compiled."""
 
+    @abstractmethod
     def forward(self, latent: Tensor) -> Tensor:
         """Return the effective weights."""
-        raise NotImplementedError
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Make what the quantizer itself learns, for latents of a shape; called once, by the layer. Nothing here."""
@@ -106,15 +107,15 @@ class WeightQuantizer(nn.Module):
         latent.clamp_(-1.0, 1.0)
 
 
-class ActivationQuantizer(nn.Module):
+class ActivationQuantizer(nn.Module, ABC):
     """Base of activation quantizers: float [N, C, ...] -> -1 and +1 of that shape and dtype."""
 
     binary = True
     """Whether they are -1 and +1; else the layer computes with floats when compiled."""
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Return the signs."""
-        raise NotImplementedError
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Make what the quantizer itself learns, in a shape that inputs broadcast with: [1, C, 1, 1]. Nothing here."""
