@@ -41,8 +41,8 @@ class DistanceLoss(nn.Module, ABC):
 
     weight: lambda, of a sum and not a mean, which may change from step to step; refresh: after how many steps what the
     filters are drawn to is found again.
-    Buffers hold that and the step, so that state_dict is all that a resumed run needs. Raises ValueError for numbers
-    out of range, and for a network without such layers.
+    Until then the distance is that of the filters as they were. Buffers hold that and the step, so that state_dict is
+    all that a resumed run needs. Raises ValueError for numbers out of range, and for a network without such layers.
     """
 
     def __init__(self, model: nn.Module, weight: float, refresh: int = 50) -> None:
@@ -54,31 +54,33 @@ class DistanceLoss(nn.Module, ABC):
         if not self.layers:
             raise ValueError("no convolution has binary weights and activations, and filters to be drawn together")
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        for index, layer in enumerate(self.layers):
+            self.register_buffer(f"targets_{index}", torch.zeros_like(layer.weight.detach().flatten(1)))
+            self.register_buffer(f"distance_{index}", torch.zeros_like(layer.weight.detach()[0, 0, 0, 0]))
 
     def forward(self) -> Tensor:
-        """Return lambda times the distances of all layers; `update` comes first when it is due."""
+        """Return lambda times the distances of all layers; what the filters are drawn to is found first when due."""
         if self.step % self.refresh == 0:
-            self.update()
+            for index, layer in enumerate(self.layers):
+                for name, found in zip(("targets", "distance"), self.find(index, filter_signs(layer)), strict=True):
+                    setattr(self, f"{name}_{index}", found.to(layer.weight))  # not in place: backward may have to come
         self.step += 1
         total = self.layers[0].weight.new_zeros(())
         for index, layer in enumerate(self.layers):
-            total = total + _Pull.apply(layer.weight, *self.targets(index))
+            targets, distance = getattr(self, f"targets_{index}"), getattr(self, f"distance_{index}")
+            total = total + _Pull.apply(layer.weight, targets, distance)
         return self.weight * total
 
     @abstractmethod
-    def update(self) -> None:
-        """Find what the filters are drawn to, as they are now."""
-
-    @abstractmethod
-    def targets(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return what draws a layer's filters, a sum of signs for each weight [M, D], and the layer's distance []."""
+    def find(self, index: int, bits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what draws a layer's filters, of signs [M, D]: a sum of signs for each [M, D]; and the distance []."""
 
 
 class CenterLoss(DistanceLoss):
     """The distances from filters to the nearest of their layer's centers.
 
-    centers: how many each layer has, at least 1, at first filters drawn at random; on `update` they are the majority
-    of their members again, a filter being a member of the nearest.
+    centers: how many each layer has, at least 1, at first filters drawn at random. When they are due, a center becomes
+    the majority of its members (+1 where equal), a filter being a member of the nearest; one without members stays.
     """
 
     def __init__(self, model: nn.Module, weight: float, centers: int = 1, refresh: int = 50) -> None:
@@ -89,64 +91,39 @@ class CenterLoss(DistanceLoss):
             bits = filter_signs(layer)
             if centers > len(bits):
                 raise ValueError(f"{centers} centers are more than the {len(bits)} filters of convolution {index + 1}")
-            chosen = torch.randperm(len(bits))[:centers]
-            self.register_buffer(f"centers_{index}", bits[chosen].clone())
-            self.register_buffer(f"members_{index}", _nearest(bits, bits[chosen]))
+            self.register_buffer(f"centers_{index}", bits[torch.randperm(len(bits))[:centers]])
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Make each filter a member of the nearest center, and each center its members' majority (+1 where equal).
-
-        A center without members stays.
-        """
-        for index, layer in enumerate(self.layers):
-            bits, centers = filter_signs(layer), getattr(self, f"centers_{index}")
-            members = _nearest(bits, centers)
-            for number in range(len(centers)):
-                own = bits[members == number]
-                if len(own):
-                    centers[number] = torch.where(own.sum(0) >= 0, 1.0, -1.0)
-            getattr(self, f"members_{index}").copy_(_nearest(bits, centers))
-
-    def targets(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the center of each filter and how many bits differ from those."""
-        centers = getattr(self, f"centers_{index}")[getattr(self, f"members_{index}")]
-        return centers, (filter_signs(self.layers[index]) != centers).sum()
+    def find(self, index: int, bits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the center of each filter, after the centers have moved, and how many bits differ from those."""
+        centers = getattr(self, f"centers_{index}")
+        members = _nearest(bits, centers)
+        for number in range(len(centers)):
+            own = bits[members == number]
+            if len(own):
+                centers[number] = torch.where(own.sum(0) >= 0, 1.0, -1.0)
+        targets = centers[_nearest(bits, centers)]
+        return targets, (bits != targets).sum()
 
 
 class TreeLoss(DistanceLoss):
-    """The bits along the engine's trees.
+    """The bits along the engine's trees, found anew when they are due.
 
-    `update` finds the trees. Between updates, each filter is drawn to its neighbours as they were, filters or virtual
-    ones, in the form in which it is counted: its complement if the tree has that. The value is that of the last trees.
+    Each filter is drawn to its neighbours as they were then, filters or virtual ones, in the form in which it is
+    counted: its complement if the tree has that.
     """
 
-    def __init__(self, model: nn.Module, weight: float, refresh: int = 50) -> None:
-        super().__init__(model, weight, refresh)
-        for index, layer in enumerate(self.layers):
-            device = layer.weight.device
-            self.register_buffer(f"targets_{index}", torch.zeros(layer.weight.flatten(1).shape, device=device))
-            self.register_buffer(f"distance_{index}", torch.zeros((), device=device))
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Find the trees of the filters as they are, and the sum of each one's neighbours, +-1 each."""
-        for index, layer in enumerate(self.layers):
-            bits = (filter_signs(layer) > 0).cpu().numpy()
-            tree = find_tree(bits)
-            rows = np.unpackbits(tree.bits, axis=1, count=bits.shape[1], bitorder="little").astype(np.float32) * 2 - 1
-            around = np.zeros_like(rows)
-            real = tree.parents != NO_PARENT
-            around[real] += rows[tree.parents[real]]
-            around[~real] -= 1  # the filter of zeros
-            np.add.at(around, tree.parents[real], rows[real])
-            around[tree.flipped] *= -1
-            getattr(self, f"targets_{index}").copy_(torch.from_numpy(around[: len(bits)]))
-            getattr(self, f"distance_{index}").fill_(tree.planes)
-
-    def targets(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the sum of each filter's neighbours and the bits along the tree, both of the last update."""
-        return getattr(self, f"targets_{index}"), getattr(self, f"distance_{index}")
+    def find(self, index: int, bits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of each filter's neighbours in the tree of the filters, +-1 each, and the bits along it."""
+        filters = (bits > 0).cpu().numpy()
+        tree = find_tree(filters)
+        rows = np.unpackbits(tree.bits, axis=1, count=filters.shape[1], bitorder="little").astype(np.float32) * 2 - 1
+        around = np.zeros_like(rows)
+        real = tree.parents != NO_PARENT
+        around[real] += rows[tree.parents[real]]
+        around[~real] -= 1  # the filter of zeros
+        np.add.at(around, tree.parents[real], rows[real])
+        around[tree.flipped] *= -1
+        return torch.from_numpy(around[: len(filters)]), torch.tensor(tree.planes)
 
 
 def _nearest(bits: Tensor, centers: Tensor) -> Tensor:

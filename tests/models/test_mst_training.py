@@ -53,18 +53,23 @@ def test_centers_are_majorities_of_their_members():
             break
     assert loss().item() == 1
     assert sorted(loss.centers_0.sum(1).tolist()) == [-9, 9]
-    members = loss.members_0.tolist()
-    assert members[:3] == [members[0]] * 3
-    assert members[3:] == [1 - members[0]] * 3
+    assert loss.targets_0.tolist() == [ONES] * 3 + [FAR] * 3
 
 
 def test_centers_move_when_they_are_due():
     torch.manual_seed(2)
     model = layer_of([ONES, ONES, ONES])
     loss = CenterLoss(model, 1.0, refresh=3)
-    loss()
+    first = loss()
     model[0].weight.data.neg_()
-    assert [loss().item() for _ in range(4)] == [27, 27, 0, 0]  # steps 1 and 2 have old centers
+    model[0].weight.data[0, 0, 0, 0] *= -1
+    drawn_to = []
+    for _ in range(3):
+        value = loss()
+        drawn_to.append((value.item(), loss.targets_0[0].tolist()))
+    assert drawn_to == [(0, ONES), (0, ONES), (1, FAR)]  # steps 1 and 2 have old centers and their distance
+    (first + value).backward()  # an earlier step's gradient is that of its centers
+    assert (model[0].weight.grad == 0).all()
 
 
 def test_the_tree_draws_filters_to_their_neighbours():
