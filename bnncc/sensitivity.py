@@ -6,10 +6,11 @@ together cost more than any of them alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from bnncc.classes import joined
 from bnncc.config import Config
 from bnncc.data import Feeds
 from bnncc.passes.binarize_weights import Binarization
@@ -34,8 +35,9 @@ def measure_sensitivity(
     graph = binarization.before
     chosen = {layer.node: layer for layer in binarization.layers}
     nodes = [node for node in graph.nodes if node.name in chosen]
-    stepper = Stepper(graph, Stepper.that_fit(graph, nodes, samples, config.threads), config.threads)
-    expected = stepper.outputs()
+    fitting = Stepper.that_fit(graph, nodes, samples, config.threads, with_outputs=True)
+    stepper = Stepper(graph, fitting, config.threads)
+    expected = list(stepper.outputs())
     found = {}
     for node in nodes:
         progress(f"binarize: sensitivity of {node.name}")
@@ -46,13 +48,21 @@ def measure_sensitivity(
 
 
 def _difference(
-    expected: list[list[np.ndarray]], actual: list[list[np.ndarray]], labels: np.ndarray | None
+    expected: list[list[np.ndarray]], actual: Iterable[list[np.ndarray]], labels: np.ndarray | None
 ) -> LayerSensitivity:
-    """Sum up the differences of all outputs of floats, and of the classes that the first output of classes names."""
-    before, after = (_classes(side) for side in (expected, actual))
-    change = _relative_change(expected, actual)
+    """Sum up the differences of all outputs of floats, and of the classes that the first output of classes names.
+
+    Both are outputs by batch; of the actual ones no more than a batch is held.
+    """
+    classes, changes, count = [], [], 0
+    for first, second in zip(expected, actual, strict=True):
+        classes.append((_classes(first), _classes(second)))
+        changes.append(_squares(first, second))
+        count += len(first[0]) if first[0].ndim else 1
+    change = _relative(changes) if any(x.dtype.kind == "f" for x in expected[0]) else None
+    before, after = (joined(side) for side in zip(*classes, strict=True))
     if before is None or after is None or before.shape != after.shape:
-        return LayerSensitivity(sum(len(x[0]) if x[0].ndim else 1 for x in expected), None, None, None, change)
+        return LayerSensitivity(count, None, None, None, change)
     accuracies = (None, None)
     if labels is not None and before.ndim == 1 and len(labels) >= len(before):
         right = labels[: len(before)]
@@ -60,31 +70,33 @@ def _difference(
     return LayerSensitivity(len(before), float((before == after).mean()), *accuracies, change)
 
 
-def _relative_change(expected: list[list[np.ndarray]], actual: list[list[np.ndarray]]) -> float | None:
-    """L2 norm of the change of the float outputs against theirs; None where that says nothing.
+def _squares(expected: list[np.ndarray], actual: list[np.ndarray]) -> tuple[float, float] | None:
+    """The sums of squares of a batch's float outputs and of their changes; None where shapes depend on the values."""
+    size = change = 0.0
+    for one, other in zip(expected, actual, strict=True):
+        if one.dtype.kind == "f":
+            if one.shape != other.shape:
+                return None
+            size += float(np.square(one, dtype=np.float64).sum())
+            change += float(np.square(np.subtract(one, other, dtype=np.float64)).sum())
+    return size, change
 
-    So it is without such outputs, where their shapes depend on the values, and where all were 0.
-    """
-    pairs = [
-        (one.astype(np.float64), other)
-        for first, second in zip(expected, actual, strict=True)
-        for one, other in zip(first, second, strict=True)
-        if one.dtype.kind == "f"
-    ]
-    if not pairs or any(one.shape != other.shape for one, other in pairs):
+
+def _relative(changes: Sequence[tuple[float, float] | None]) -> float | None:
+    """L2 norm of the change against the outputs'; None where a batch has none, and where all outputs were 0."""
+    if None in changes:
         return None
-    size = sum(float(np.square(one).sum()) for one, _ in pairs)
-    change = sum(float(np.square(one - other).sum()) for one, other in pairs)
+    size, change = (sum(side) for side in zip(*changes, strict=True))
     if size:
         return float(np.sqrt(change / size))
     return None if change else 0.0
 
 
-def _classes(side: list[list[np.ndarray]]) -> np.ndarray | None:
+def _classes(outputs: list[np.ndarray]) -> np.ndarray | None:
     """The classes that the first output of them names: scores [N, C, ...], or numbers [N] of classes; None without."""
-    for place, first in enumerate(side[0]):
-        if first.dtype.kind == "f" and first.ndim >= 2 and first.shape[1] > 1:
-            return np.concatenate([outputs[place].argmax(axis=1) for outputs in side])
-        if first.dtype.kind in "iu" and (first.ndim == 1 or first.shape[1:] == (1,)):
-            return np.concatenate([outputs[place].reshape(-1) for outputs in side])
+    for output in outputs:
+        if output.dtype.kind == "f" and output.ndim >= 2 and output.shape[1] > 1:
+            return output.argmax(axis=1)
+        if output.dtype.kind in "iu" and (output.ndim == 1 or output.shape[1:] == (1,)):
+            return output.reshape(-1)
     return None

@@ -26,6 +26,7 @@ import onnx
 import onnxruntime
 
 from bnncc.bit_tally import NEAR_TIE, BitTally, Rows
+from bnncc.classes import joined
 from bnncc.config import Config
 from bnncc.data import Feeds, RandomSamples, Samples, common_signature, guesses_sizes, load_samples
 from bnncc.errors import BadInput, BnnccError
@@ -278,7 +279,10 @@ class _Comparison:
             self.labels_given = True
         if not classes:
             return
-        first, second = (np.concatenate(side) for side in zip(*classes, strict=True))
+        first, second = (joined(side) for side in zip(*classes, strict=True))
+        if first is None or second is None:
+            self.agreed.clear()  # nor then were those of other samples, though one run of them had one shape
+            return
         self.agreed.append((first == second).reshape(-1))
         if samples.labels is not None and first.shape == samples.labels.shape:  # one class per sample, not per pixel
             self.labelled += first.size

@@ -117,13 +117,15 @@ def load(name: str, split: str, folder: str | Path | None = None) -> DataSet:
     """Load the split "train" or "test" of a data set in SOURCES, or of some of its classes.
 
     `folder` holds the files; left out, it is `$BNNCC_DATA/data/<name>`. "digits" is scikit-learn's and needs none.
-    Raises `BadInput` for an unknown name, a missing folder or file, and a file that is truncated or of another kind.
+    Raises `BadInput` for an unknown name, a missing folder or file, a file that is truncated or of another kind, and
+    where none of the images are of the classes.
     """
     full_name, (name, classes) = name, source_of(name)
     if split not in ("train", "test"):
         raise BadInput(f"unknown split {split!r}; there are: train, test")
     source = SOURCES[name]
     if name == "digits":
+        path = None
         images, labels = _digits(split)
     else:
         path = _folder(source, folder)
@@ -132,6 +134,8 @@ def load(name: str, split: str, folder: str | Path | None = None) -> DataSet:
     if classes is None:
         return DataSet(name, images, labels, source.classes, **source.settings)
     chosen = np.isin(labels, classes)
+    if not chosen.any():
+        raise BadInput(f"{path}: no image of {full_name} in the {split} set")
     number = np.zeros(source.classes, np.int64)
     number[classes] = np.arange(len(classes))
     return DataSet(full_name, images[chosen], number[labels[chosen]], len(classes), **source.settings)

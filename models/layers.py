@@ -1,6 +1,6 @@
 """Binary layers: a convolution and a linear layer whose weights and inputs pass through quantizers.
 
-They have no bias: a batch-norm follows in every network here, and its shift is the bias.
+They have no bias: in most networks here a batch-norm follows, and its shift is the bias.
 """
 
 from __future__ import annotations

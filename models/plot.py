@@ -34,9 +34,18 @@ def plot_runs(runs: Sequence[Path], output: Path) -> None:
     """
     if output.suffix != ".png":
         raise BadInput(f"{output}: the plot is a PNG; give it a name that ends in .png")
-    figure = figure_of([(run.name if run.is_dir() else run.parent.name, read_log(run)) for run in runs])
+    figure = figure_of([(name, read_log(run)) for name, run in zip(_names(runs), runs, strict=True)])
     with replacing(output) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Return as many of the last parts of the runs' folders as tell them apart."""
+    folders = [(run if run.is_dir() else run.parent).resolve() for run in runs]
+    count = 1
+    while len({folder.parts[-count:] for folder in folders}) < len(set(folders)):
+        count += 1
+    return ["/".join(folder.parts[-count:]) for folder in folders]
 
 
 def figure_of(logs: Sequence[tuple[str, list[dict[str, float]]]]) -> Figure:

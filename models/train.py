@@ -124,13 +124,21 @@ def network_of(config: TrainConfig) -> nn.Module:
 def load_trained(path: str | Path) -> tuple[TrainConfig, nn.Module]:
     """Read the configuration and the network, in eval mode, of a checkpoint."""
     state = checkpoint.load(path)
+    config = _config_of(state, path)
     try:
-        config = TrainConfig(**state["config"])
-    except TypeError as error:
-        raise BadInput(f"{path}: not a checkpoint of this version: {error}") from error
-    model = network_of(config)
+        model = network_of(config)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
     _load_weights(model, state, path)
     return config, model.eval()
+
+
+def _config_of(state: dict, path: str | Path) -> TrainConfig:
+    """Read a checkpoint's settings; those that it does not name, being older than they are, have their defaults."""
+    try:
+        return TrainConfig(**state["config"])
+    except (TypeError, BadInput) as error:
+        raise BadInput(f"{path}: not a checkpoint of this version: {error}") from error
 
 
 def _load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
@@ -174,14 +182,14 @@ def _tree_entry(cost: TreeCost) -> dict[str, float]:
     """What the log tells of trees, bits and operations as shares of those of all filters; nothing without filters."""
     if not cost.dense:
         return {}
-    return {
-        "mst_distance": cost.distance,
-        "mst_depth": cost.depth,
-        "mst_bits": round(cost.mst / cost.dense, 6),
-        "tree_bits": round(cost.steiner / cost.dense, 6),
-        "mst_operations": round(cost.mst_operations / cost.dense_operations, 6),
-        "tree_operations": round(cost.steiner_operations / cost.dense_operations, 6),
+    shares = {
+        "mst_bits": (cost.mst, cost.dense),
+        "tree_bits": (cost.steiner, cost.dense),
+        "mst_operations": (cost.mst_operations, cost.dense_operations),
+        "tree_operations": (cost.steiner_operations, cost.dense_operations),
     }
+    known = {name: round(part / whole, 6) for name, (part, whole) in shares.items() if part is not None}
+    return {"mst_distance": cost.distance, "mst_depth": cost.depth, **known}
 
 
 class _Run:
@@ -233,8 +241,8 @@ class _Run:
                 raise BadInput(f"{error.filename}: cannot be written: {error.strerror}") from error
 
     def _restore(self, state: dict) -> None:
-        saved, wanted = state["config"], json.loads(json.dumps(asdict(self.config)))
-        saved = json.loads(json.dumps({key: saved.get(key) for key in wanted}))
+        configs = _config_of(state, self.out / CHECKPOINT_NAME), self.config
+        saved, wanted = (json.loads(json.dumps(asdict(config))) for config in configs)
         differing = [
             f"{key} {saved[key]!r}, not {wanted[key]!r}" for key in sorted(wanted) if saved[key] != wanted[key]
         ]
@@ -279,7 +287,9 @@ class _Run:
                     entry |= {name: round(value, 6) for name, value in asdict(bits).items()}
                 if self.config.mst_weight:
                     entry["distance_loss"] = round(distance, 6)
-                entry |= _tree_entry(tree_cost(self.model, positions))
+                # The engine's trees take seconds: where nothing draws filters together, only at the end.
+                engine = self.distances is not None or epoch + 1 == self.config.epochs
+                entry |= _tree_entry(tree_cost(self.model, positions, engine))
                 entry["seconds"] = round(time.perf_counter() - started, 3)
             self.finish_epoch(epoch + 1, entry)
             if on_epoch and self.among.is_first:
@@ -313,8 +323,10 @@ class _Run:
                 rate = self._follow_schedules((epoch * steps + step) / (config.epochs * steps))
                 totals = self._step(images, labels)
                 sums += totals
-                if not math.isfinite(totals[0] + totals[1]):
+                if not math.isfinite(totals[0]):
                     raise BnnccError(f"the loss became {totals[0]} in epoch {epoch + 1}: lower the learning rate")
+                if not math.isfinite(totals[1]):
+                    raise BnnccError(f"the distance loss became {totals[1]} in epoch {epoch + 1}: lower mst_weight")
                 progress.advance(task)
         loss, distance, right = (sums / steps / among.count).tolist()
         return loss, distance, right / config.batch, rate

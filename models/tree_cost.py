@@ -47,15 +47,15 @@ class TreeCost:
     each edge; steiner: along the engine's, with a filter of zeros, complements and virtual filters, as it is where
     edges have no price (`bnncc compile --tree-ripple 0`). The same with _operations: each bit counted at every output
     position, H W of them, for one image. distance: the differing bits of the paper's trees alone. depth: edges of the
-    deepest of those.
+    deepest of those. What concerns the engine's trees is None where they were not looked for.
     """
 
     dense: int
     mst: int
-    steiner: int
+    steiner: int | None
     dense_operations: int
     mst_operations: int
-    steiner_operations: int
+    steiner_operations: int | None
     distance: int
     depth: int
 
@@ -78,19 +78,23 @@ def output_positions(model: nn.Module, image_shape: tuple[int, ...]) -> dict[nn.
 
 
 @torch.no_grad()
-def tree_cost(model: nn.Module, positions: dict[nn.Module, int]) -> TreeCost:
-    """Count the trees of a network's convolutions as the compiler does; `positions` are those of `output_positions`."""
-    cost = dict.fromkeys((field.name for field in fields(TreeCost)), 0)
+def tree_cost(model: nn.Module, positions: dict[nn.Module, int], engine: bool = True) -> TreeCost:
+    """Count the trees of a network's convolutions as the compiler does; `positions` are those of `output_positions`.
+
+    engine: whether the engine's are found as well, which takes seconds for the 512 filters of a layer.
+    """
+    cost: dict[str, int | None] = dict.fromkeys((field.name for field in fields(TreeCost)), 0)
+    if not engine:
+        cost |= {"steiner": None, "steiner_operations": None}
     for layer in tree_layers(model):
         bits = (filter_signs(layer) > 0).cpu().numpy()
         for group in np.split(bits, layer.groups):
             length = group.shape[1]
             paper = paper_tree(np.packbits(group, axis=1, bitorder="little"), length)
-            for name, count in (
-                ("dense", group.size),
-                ("mst", paper.planes),
-                ("steiner", find_tree(group).planes),
-            ):
+            counts = {"dense": group.size, "mst": paper.planes}
+            if engine:
+                counts["steiner"] = find_tree(group).planes
+            for name, count in counts.items():
                 cost[name] += count
                 cost[f"{name}_operations"] += count * positions[layer]
             cost["distance"] += paper.planes - length

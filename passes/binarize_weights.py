@@ -7,6 +7,7 @@ it, as trained ones do; the others keep their float arithmetic, and passes/pack_
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from bnncc.passes.canonicalize_weights import factor
 from bnncc.passes.two_values import METHODS
 
 _NAMES_SHOWN = 8
+_WEIGHTS_AT_ONCE = 1 << 22  # the methods' float64 copies of them take a few hundred MB
 _IS_BINARY = "its weights take two values per filter already"
 
 
@@ -141,10 +143,10 @@ class BinarizeWeights:
 
     def _check_patterns(self, names: list[str], reasons: dict[str, str]) -> None:
         for pattern in self.settings.layers:
-            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            if any(_matches(name, [pattern]) for name in names):
                 continue
             for name, reason in reasons.items():
-                if fnmatch.fnmatchcase(name, pattern):
+                if _matches(name, [pattern]):
                     named = f"'{name}'" if pattern == name else f"{pattern!r}: '{name}'"
                     raise BadInput(f"binarize: {named} cannot be binarized: {reason}")
             known = f"there are {_listed(names)}" if names else "there is none"
@@ -154,10 +156,17 @@ class BinarizeWeights:
         filters = bl.weights_of(node)
         if not np.isfinite(filters).all():
             raise BadInput(f"binarize: node '{node.name}': its weights are not all finite numbers")
-        rows = filters.reshape(filters.shape[0], -1).astype(np.float64)
-        weights = METHODS[self.settings.method](rows).weights
-        norm = np.linalg.norm(rows)
-        error = float(np.linalg.norm(rows - weights) / norm) if norm else 0.0
+        rows = filters.reshape(filters.shape[0], -1)
+        weights = np.empty_like(rows)
+        size = change = 0.0
+        at_once = max(1, _WEIGHTS_AT_ONCE // rows.shape[1])
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            exact = rows[part].astype(np.float64)
+            weights[part] = METHODS[self.settings.method](exact).weights
+            size += float(np.square(exact).sum())
+            change += float(np.square(exact - weights[part]).sum())
+        error = math.sqrt(change / size) if size else 0.0
         values = np.ascontiguousarray(bl.as_stored(node, weights.reshape(filters.shape)))
         return BinarizedLayer(node.name, int(filters.size), error, values)
 
@@ -223,7 +232,8 @@ def _outputs(node: gs.Node) -> list[gs.Tensor]:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether a name is one of the patterns, as it stands (with brackets, say) or as a pattern."""
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -49,16 +49,23 @@ class Stepper:
 
     @staticmethod
     def that_fit(
-        graph: gs.Graph, nodes: Sequence[gs.Node], batches: Sequence[Mapping[str, np.ndarray]], threads: int
+        graph: gs.Graph,
+        nodes: Sequence[gs.Node],
+        batches: Sequence[Mapping[str, np.ndarray]],
+        threads: int,
+        with_outputs: bool = False,
     ) -> Sequence[Mapping[str, np.ndarray]]:
         """Return the first of the batches, one at least, as MOST_BYTES hold on the way to the last of the nodes.
 
-        The first batch is run to see.
+        The first batch is run to see. with_outputs: the graph's outputs are held all the while.
         """
         stepper = Stepper(graph, batches[:1], threads)
         for node in nodes:
             stepper.advance(node)
-        return batches[: max(1, MOST_BYTES // max(stepper.most_bytes, 1))]
+        needed = stepper.most_bytes
+        if with_outputs:
+            needed += sum(x.nbytes for outputs in stepper.outputs() for x in outputs)
+        return batches[: max(1, MOST_BYTES // max(needed, 1))]
 
     def value(self, tensor: gs.Tensor) -> Iterator[np.ndarray]:
         """Yield a tensor that has been computed, or is an input, for each batch."""
@@ -68,18 +75,22 @@ class Stepper:
         """Yield the first output of the next node for each batch, without going past it."""
         return (results[0] for results in self._run([node], [node.outputs[0].name]))
 
-    def outputs(self) -> list[list[np.ndarray]]:
-        """Return the graph's outputs, but for constants, for each batch, without going on."""
+    def outputs(self) -> Iterator[list[np.ndarray]]:
+        """Yield the graph's outputs, but for constants, for each batch, without going on."""
         names = [tensor.name for tensor in self.graph.outputs if g.constant(tensor) is None]
-        return list(self._run(self.graph.nodes[self.place :], names))
+        return self._run(self.graph.nodes[self.place :], names)
 
-    def outputs_with(self, layer: gs.Node, weights: np.ndarray) -> list[list[np.ndarray]]:
-        """Return the graph's outputs for each batch without going on, with other weights for a layer to come."""
+    def outputs_with(self, layer: gs.Node, weights: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Yield the graph's outputs for each batch without going on, with other weights for a layer to come.
+
+        The graph has them until the last batch.
+        """
         own = layer.inputs[1]
         layer.inputs[1] = gs.Constant(g.fresh_name(self.graph, f"{own.name}_other"), weights)
-        found = self.outputs()
-        layer.inputs[1] = own
-        return found
+        try:
+            yield from self.outputs()
+        finally:
+            layer.inputs[1] = own
 
     def _run(self, nodes: Sequence[gs.Node], outputs: list[str]) -> Iterator[list[np.ndarray]]:
         graph = self.graph

@@ -1,7 +1,7 @@
 """Two values for each filter of trained float weights, without training: DAB-Net, XNOR-Net, bi-half.
 
-Weights w [n] of a filter become `high` where a bit is 1 and `low` where it is 0. Each method is given all filters of a
-layer as rows, float64 [M, n], and works in float64.
+Weights w [n] of a filter become `high` where a bit is 1 and `low` where it is 0. Each method is given filters as rows,
+float64 [M, n], of which none matters to another, and works in float64.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def dab(rows: np.ndarray) -> TwoValues:
     The i largest weights of a filter become their mean, the others theirs, for the i with the largest
     D_i = P_i^2 / i + (T - P_i)^2 / (n - i), P_i the sum of the i largest and T that of all (Theorem 1): the error is
     ||w||^2 - D_i, and i = 1 .. n - 1 are all splits worth a look. It is 2-means in one dimension, exactly. Of equally
-    good splits the one with the most high weights; a filter of one weight, or of equal ones, has one value.
+    good splits the one with the most high weights; a filter of one weight, or of equal ones, has one value. Equal
+    weights are never parted: between two of them D is convex in i.
     """
     n = rows.shape[1]
     if n == 1:
         return TwoValues(np.ones(rows.shape, bool), rows[:, 0], rows[:, 0])
-    order = _descending(rows)
-    # Of weights less their mean, T is 0 and D_i = P_i^2 n / (i (n - i)): the same choice, and nothing cancels.
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    sums = np.cumsum(np.take_along_axis(centred, order, axis=1), axis=1)[:, :-1]
+    ordered = np.sort(rows, axis=1)
+    # Of weights less their mean, T is 0 and D_i = P^2 n / (k (n - k)), P the sum of the k = n - i smallest: the same
+    # choice, and nothing cancels.
+    sums = np.cumsum(ordered - rows.mean(axis=1, keepdims=True), axis=1)[:, :-1]
     sizes = np.arange(1, n)
-    gain = np.square(sums) / (sizes * (n - sizes))
-    best = n - 1 - gain[:, ::-1].argmax(axis=1)  # how many are high, the last of the largest gains
-    return _means(rows, _first_of(order, best))
+    smaller = 1 + (np.square(sums) / (sizes * (n - sizes))).argmax(axis=1, keepdims=True)  # the fewest of equally good
+    return _means(rows, rows >= np.take_along_axis(ordered, smaller, axis=1))
 
 
 def xnor(rows: np.ndarray) -> TwoValues:
@@ -64,23 +64,13 @@ def bihalf(rows: np.ndarray) -> TwoValues:
     by the same, so the values, which have the least squared error for them, are the means of the halves. (In training
     the paper scales signs by sqrt(2 / n), which is not the scale of a trained filter.)
     """
-    count, n = rows.shape
-    return _means(rows, _first_of(_descending(rows), np.full(count, (n + 1) // 2)))
+    order = np.argsort(-rows, axis=1, kind="stable")
+    upper = np.empty(rows.shape, bool)
+    np.put_along_axis(upper, order, np.arange(rows.shape[1]) < (rows.shape[1] + 1) // 2, axis=1)
+    return _means(rows, upper)
 
 
 METHODS: dict[str, Callable[[np.ndarray], TwoValues]] = {"dab": dab, "bihalf": bihalf, "xnor": xnor}
-
-
-def _descending(rows: np.ndarray) -> np.ndarray:
-    """Indices of each row's weights, the largest first, equal ones in their order."""
-    return np.argsort(-rows, axis=1, kind="stable")
-
-
-def _first_of(order: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Which weights are among the first `counts` [M] of an order [M, n], bool [M, n]."""
-    upper = np.empty(order.shape, bool)
-    np.put_along_axis(upper, order, np.arange(order.shape[1]) < counts[:, None], axis=1)
-    return upper
 
 
 def _means(rows: np.ndarray, upper: np.ndarray) -> TwoValues:

@@ -53,10 +53,7 @@ def test_training_code_runs(folder):
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     (code,) = (code for code in blocks("python") if "torch" in code)
-    # The README's `model` is the reader's own.
-    own = "from bnncc.models.networks import build_network\n"
-    own += "model = build_network('bireal_resnet', in_channels=1, width=4)\n"
-    done = run(own + code, folder)
+    done = run(code, folder)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,7 +3,7 @@
 A quantizer is a `torch.nn.Module` that maps a tensor to one of the same shape. There are two families:
 
 * `WeightQuantizer`: latent weights [M, ...] (output channel first) to effective weights that take at most two values
-  per output channel. Only the latent weights are stored; a scale is computed from them at each forward pass.
+  per output channel. A scale is computed from the latents at each forward pass; what else is learnt is made by `build`.
   `constrain_` is called on the latents after each optimiser step.
 * `ActivationQuantizer`: activations [N, C, ...] to -1 and +1. Zero maps to +1, as everywhere in bnncc; NaN to -1.
 

@@ -71,6 +71,20 @@ def test_sensitivity_is_that_of_each_layer_alone(bnncc, network):
         )
 
 
+def test_sensitivity_on_the_samples_that_fit(network, monkeypatch):
+    """Held for a sample: its input, what conv2 reads, and both beside the output, which is there all the while."""
+    data = np.load(network.parent / "x.npz")
+    np.savez(network.parent / "more.npz", x=np.concatenate([data["x"]] * 4))
+    each = 4 * (3 * 9 * 9 + 16 * 9 * 9 + 4)
+    found = []
+    for room in (200 * each, 200 * each - 1, 100 * each):
+        monkeypatch.setattr("bnncc.passes.stepping.MOST_BYTES", room)
+        config = Config(binarize={"method": "dab"})
+        report = package.compile(network, data=network.parent / "more.npz", config=config).report
+        found.append(report.binarize.layers[0].sensitivity.samples)
+    assert found == [200, 150, 100]  # in batches of 50
+
+
 def test_sensitivity_without_labels_data_or_verification(bnncc, network):
     (layer,) = compiled(bnncc, network, "--binarize", "dab", data="unlabelled.npz")["binarize"]["layers"]
     assert layer["sensitivity"]["accuracy_after"] is None

@@ -274,6 +274,22 @@ def test_labels_without_classes_are_noted(builder, tmp_path):
     assert any("labels were given" in note for note in report.notes)
 
 
+def test_outputs_whose_shape_depends_on_values_name_no_classes(builder, tmp_path):
+    """Scores [1, 4, K] of the rows that pass a test, as detectors give them: K is another in each run."""
+    b = builder(0)
+    b.node("ReduceMean", ["x"], "mean", axes=[1], keepdims=0)
+    b.node("Greater", ["mean", b.constant("zero", np.array(0, np.float32))], "passes")
+    b.node("Compress", ["x", "passes"], "rows", axis=0)
+    b.node("Transpose", ["rows"], "columns", perm=[1, 0])
+    b.node("Unsqueeze", ["columns", b.constant("first", np.array([0]))], "y")
+    model = b.model({"x": ["N", 4]}, {"y": [1, 4, "K"]})
+    path = data(tmp_path, np.random.default_rng(1).standard_normal((200, 4)), labels=np.zeros(200, int))
+    report = compare(model, model, None, NAMES, data=path)
+    assert report.passed
+    assert report.argmax_agreement is None
+    assert report.accuracy is None
+
+
 def test_outputs_only(chain):
     report = compare(chain.reference, with_first_threshold(chain.model, 0.3), None, NAMES)
     assert report.flipped_bits is None

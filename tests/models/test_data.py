@@ -50,6 +50,9 @@ def test_some_classes_only(mnist):
     for name in ("mnist:", "mnist:3", "mnist:3,3", "mnist:3,10", "mnist:3,x"):
         with pytest.raises(BadInput, match="is not two or more of the classes 0 to 9"):
             data.load(name, "train", folder)
+    absent = [label for label in range(10) if label not in labels]
+    with pytest.raises(BadInput, match=rf"{folder}: no image of mnist:{absent[0]},{absent[1]} in the train set"):
+        data.load(f"mnist:{absent[0]},{absent[1]}", "train", folder)
 
 
 def test_inputs_are_scaled_float32(mnist):

@@ -1,5 +1,7 @@
 """Training for the tree: distances and their gradient, centers, the compiler's counts, fewer bits after training."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,8 @@ def test_tree_costs_are_counted_as_the_compiler_counts():
     assert cost.mst == 9 + 1 + 8  # ONES - NEAR - FAR, from a root of 9
     assert cost.depth == 1  # the root is the middle
     assert cost.distance == 1 + 8
+    without = tree_cost(model, output_positions(model, (1, 3, 3)), engine=False)
+    assert without == dataclasses.replace(cost, steiner=None, steiner_operations=None)
     assert cost.steiner < cost.mst  # all ones are the complement of the filter of zeros, and so is FAR
     grouped = torch.nn.Sequential(BinaryConv2d(2, 4, 3, groups=2), BinaryConv2d(4, 2, 1))
     cost = cost_of(grouped, (2, 4, 5))
@@ -174,14 +178,14 @@ def test_filters_come_together(tmp_path, kind):
     torch.set_num_threads(1)
     digits = data.load("digits", "train"), data.load("digits", "test")
     options = {"width": 16, "in_channels": 1, "image_size": 8}
-    last = {}
+    last, logs = {}, {}
     for weight in (0.0, 1e-4):
         settings = TrainConfig(
             "digits", "vgg_small", options, epochs=8, batch=32, lr=5e-3, seed=3, mst_weight=weight, mst_loss=kind
         )
-        entries = []
-        model = train(settings, *digits, tmp_path / str(weight), on_epoch=entries.append)
-        last[weight] = (cost_of(model, (1, 8, 8)), entries[-1])
+        logs[weight] = []
+        model = train(settings, *digits, tmp_path / str(weight), on_epoch=logs[weight].append)
+        last[weight] = (cost_of(model, (1, 8, 8)), logs[weight][-1])
     plain, drawn = last[0.0][0], last[1e-4][0]
     assert drawn.mst < 0.8 * plain.mst
     assert drawn.steiner < 0.8 * plain.steiner
@@ -190,6 +194,8 @@ def test_filters_come_together(tmp_path, kind):
     assert last[1e-4][1]["mst_distance"] == drawn.distance
     assert last[1e-4][1]["distance_loss"] > 0
     assert last[1e-4][1]["mst_depth"] == drawn.depth
+    assert [entry["epoch"] for entry in logs[0.0] if "tree_bits" in entry] == [8]  # nothing to follow: the end alone
+    assert len([entry for entry in logs[1e-4] if "tree_bits" in entry]) == 8
     assert last[0.0][1]["mst_bits"] == pytest.approx(plain.mst / plain.dense, abs=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Drawing logs: a picture of what they tell, and files that are none."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.image import imread
 
 from bnncc.errors import BadInput
+from bnncc.models import plot
 from bnncc.models.logs import read_log
 from bnncc.models.plot import figure_of, plot_runs
 
@@ -49,6 +51,21 @@ def test_pictures_are_written_whole(tmp_path):
     assert first.std() > 0.05  # something is drawn
     assert (first == second).all()  # of a file, the folder's name
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a.png", "b.png"]
+
+
+def test_runs_are_told_apart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "figure_of", lambda logs: drawn.append([name for name, _ in logs]) or figure_of(logs))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    runs = [log(tmp_path / folder / name, test_loss=1.0) for folder, name in (("a", "1"), ("b", "1"), ("b", "2"))]
+    plot_runs(runs[1:], tmp_path / "p.png")
+    plot_runs(runs, tmp_path / "p.png")
+    plot_runs([runs[0], runs[0] / "log.jsonl"], tmp_path / "p.png")  # one run twice
+    monkeypatch.chdir(runs[1])
+    plot_runs([Path()], tmp_path / "p.png")
+    plot_runs([Path("log.jsonl")], tmp_path / "p.png")
+    assert drawn == [["1", "2"], ["a/1", "b/1", "b/2"], ["1", "1"], ["1"], ["1"]]
 
 
 def test_refused_logs_and_names(tmp_path):

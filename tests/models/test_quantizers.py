@@ -227,6 +227,18 @@ def test_balanced_signs_of_ir_net():
     assert weight[3].tolist() == [1.0] * 1000
 
 
+def test_gradient_of_ir_net_goes_through_mean_and_deviation():
+    latent = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64) + 0.5
+    factors = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(10), dtype=torch.float64)
+    ours, plain = (latent.clone().requires_grad_() for _ in range(2))
+    weight = quantizers.weight_quantizer("ir-net")(ours)
+    (weight * factors).sum().backward()
+    standard = (plain - plain.mean((1, 2, 3), keepdim=True)) / plain.std((1, 2, 3), keepdim=True, unbiased=False)
+    scale = weight.detach().abs().amax((1, 2, 3), keepdim=True)
+    (scale * standard * factors).sum().backward()  # the sign's gradient is the identity
+    torch.testing.assert_close(ours.grad, plain.grad)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.parametrize("name", TWO_VALUED)
 def test_a_gpu_gives_the_bits_of_the_cpu(name):

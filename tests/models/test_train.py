@@ -128,10 +128,18 @@ def test_training_on_a_gpu(tmp_path, digits):
     """With the loss of the trees; its checkpoint is resumed there, and read on a CPU."""
     settings = {"options": OPTIONS | {"width": 16}, "mst_weight": 1e-4, "epochs": 8, "batch": 32, "seed": 3}
     entries = []
-    model = train(config(**settings), *digits, tmp_path, on_epoch=entries.append, device="cuda")
-    resumed = train(config(**settings), *digits, tmp_path, resume=True, device="cuda")
-    assert next(resumed.parameters()).is_cuda
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+    def stop_in_the_middle(entry):
+        entries.append(entry)
+        if entry["epoch"] == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(config(**settings), *digits, tmp_path, on_epoch=stop_in_the_middle, device="cuda")
+    model = train(config(**settings), *digits, tmp_path, resume=True, on_epoch=entries.append, device="cuda")
+    assert next(model.parameters()).is_cuda
+    assert [entry["epoch"] for entry in entries] == list(range(1, 9))
+    assert entries[4]["train_loss"] < entries[3]["train_loss"]  # the optimiser goes on where it was
     assert evaluate(model, digits[1]).accuracy > 0.75  # measured on a CPU: 0.87; chance is 0.10
     assert entries[-1]["mst_bits"] < entries[0]["mst_bits"]
     assert next(load_trained(tmp_path / CHECKPOINT_NAME)[1].parameters()).device.type == "cpu"
@@ -180,6 +188,10 @@ def test_bad_checkpoints(tmp_path, digits):
     ) as caught:
         load_trained(bad)
     assert "\n" not in str(caught.value)
+    for change, cause in (({"network": "foo"}, "unknown network 'foo'"), ({"epochs": 0}, "not a checkpoint of this")):
+        checkpoint.save(bad, other | {"config": other["config"] | change})
+        with pytest.raises(BadInput, match=rf"bad\.pt: {cause}"):
+            load_trained(bad)
     for key, value in (
         ("optimizer", {}),
         ("generator", torch.zeros(3)),
@@ -189,6 +201,17 @@ def test_bad_checkpoints(tmp_path, digits):
         checkpoint.save(tmp_path / CHECKPOINT_NAME, other | {key: value})
         with pytest.raises(BadInput, match=r"checkpoint\.pt: a damaged checkpoint: "):
             train(config(epochs=1), *digits, tmp_path, resume=True)
+
+
+def test_settings_that_a_checkpoint_does_not_know_are_the_defaults(tmp_path, digits):
+    """It is older than they are."""
+    train(config(epochs=1), *digits, tmp_path)
+    state = checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    del state["format"], state["config"]["mst_schedule"]
+    checkpoint.save(tmp_path / CHECKPOINT_NAME, state)
+    train(config(epochs=1), *digits, tmp_path, resume=True)
+    with pytest.raises(BadInput, match="other settings: mst_schedule 'constant', not 'falling'"):
+        train(config(epochs=1, mst_schedule="falling"), *digits, tmp_path, resume=True)
 
 
 def test_files_that_cannot_be_written(tmp_path, digits):
@@ -208,6 +231,8 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path, digits):
     settings = config(network="bireal_resnet", options={"width": 4, "in_channels": 1, "depths": [1]})
     with np.errstate(invalid="ignore", divide="ignore"), pytest.raises(BnnccError, match="became nan in epoch 1"):
         train(settings, bad, test_set, tmp_path)
+    with pytest.raises(BnnccError, match="the distance loss became inf in epoch 1: lower mst_weight"):
+        train(config(mst_weight=1e38), train_set, test_set, tmp_path / "distances")
 
 
 @pytest.mark.parametrize(

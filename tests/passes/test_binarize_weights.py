@@ -95,6 +95,16 @@ def test_dab_is_the_one_of_the_training():
     np.testing.assert_allclose(found.low, beta.numpy())
 
 
+def test_filters_are_taken_in_parts(monkeypatch):
+    """However many are taken at a time, values and errors are those of all."""
+    model = all_kinds()
+    whole = binarized(model).binarization.layers
+    monkeypatch.setattr("bnncc.passes.binarize_weights._WEIGHTS_AT_ONCE", 200)
+    for expected, found in zip(whole, binarized(model).binarization.layers, strict=True):
+        np.testing.assert_array_equal(found.values, expected.values)
+        assert found.error == pytest.approx(expected.error, rel=1e-12)  # sums in another order
+
+
 # ---- The pass ------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +167,13 @@ def test_two_values_for_each_output_channel(method):
         np.testing.assert_allclose(layers[name].error, np.linalg.norm(rows - found.weights) / np.linalg.norm(rows))
         assert layers[name].weights == before[name].size
     np.testing.assert_array_equal(after["n_last"], before["n_last"])
+
+
+def test_names_with_brackets_are_taken_as_they_stand():
+    model = all_kinds()
+    model.graph.node[-1].name = "last[1]"
+    (layer,) = binarized(model, layers=["last[1]"]).binarization.layers
+    assert layer.node == "last[1]"
 
 
 def test_which_layers():
