@@ -37,6 +37,8 @@ from bnncc.models.schedules import MST_SCHEDULES, SCHEDULES, distance_weight, le
 from bnncc.models.tree_cost import TreeCost, output_positions, tree_cost
 
 CHECKPOINT_NAME = "checkpoint.pt"
+LOOK_EVERY = 50
+"""Steps between looks at the losses, for which a GPU has to be waited for."""
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,7 @@ class _Run:
         order = torch.randperm(len(data), generator=self.generator).numpy()
         whole, own = config.batch * among.count, among.part(config.batch)
         steps = len(data) // whole
-        sums, rate = torch.zeros(3, dtype=torch.float64), config.lr
+        sums, rate = torch.zeros(3, dtype=torch.float64, device=self.device), config.lr
         console = Console(stderr=True)
         with Progress(
             console=console, transient=True, disable=not (console.is_terminal and among.is_first)
@@ -321,18 +323,19 @@ class _Run:
                 images = images.to(self.device).contiguous(memory_format=torch.channels_last)
                 labels = torch.from_numpy(data.labels[index]).to(self.device)
                 rate = self._follow_schedules((epoch * steps + step) / (config.epochs * steps))
-                totals = self._step(images, labels)
-                sums += totals
-                if not math.isfinite(totals[0]):
-                    raise BnnccError(f"the loss became {totals[0]} in epoch {epoch + 1}: lower the learning rate")
-                if not math.isfinite(totals[1]):
-                    raise BnnccError(f"the distance loss became {totals[1]} in epoch {epoch + 1}: lower mst_weight")
+                sums += self._step(images, labels)
+                if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
+                    loss, distance, right = among.total(sums.clone()).tolist()
+                    if not math.isfinite(loss):
+                        raise BnnccError(f"the loss became {loss} in epoch {epoch + 1}: lower the learning rate")
+                    if not math.isfinite(distance):
+                        raise BnnccError(f"the distance loss became {distance} in epoch {epoch + 1}: lower mst_weight")
                 progress.advance(task)
-        loss, distance, right = (sums / steps / among.count).tolist()
-        return loss, distance, right / config.batch, rate
+        count = steps * among.count
+        return loss / count, distance / count, right / count / config.batch, rate
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One optimiser step. Returns float64 [3], summed over the processes: losses before it, images named rightly.
+        """One optimiser step. Returns float64 [3], on the device: losses before it, images named rightly.
 
         The losses are the task's, label smoothing included, and that of distances.
         """
@@ -347,7 +350,7 @@ class _Run:
         self.optimizer.step()
         constrain_weights(self.model)
         right = (logits.detach().argmax(1) == labels).sum()
-        return self.among.total(torch.stack([value.detach().double() for value in (loss, distance, right)])).cpu()
+        return torch.stack([value.detach().double() for value in (loss, distance, right)])
 
     def _follow_schedules(self, progress: float) -> float:
         """Set the learning rate, which is returned, and the weight of the distances."""
