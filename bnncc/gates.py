@@ -50,7 +50,7 @@ def layer_gates(config: Config, layers: list[LayerReport]) -> list[GateReport]:
     text = "every layer that could be binary is"
     if left:
         named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        text = f"not binary though they could be: {named}"
+        text = f"not binary, for all their binary weights or the binarizers before them: {named}"
     return [GateReport("require_binary", config.require_binary, len(left), not left, text)]
 
 

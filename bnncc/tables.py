@@ -157,7 +157,9 @@ def print_binarization(report: BinarizationReport, whole: Report, console: Conso
             "not add up: several layers together cost more than any of them"
         )
     else:
-        lines.append("What each layer costs is measured with --data X.npz, unless --no-verify is given")
+        lines.append(
+            "`bnncc compile --binarize ... --data X.npz` measures what each layer costs, unless --no-verify is given"
+        )
     names = {layer.name for layer in report.layers}
     sizes = [(item.size_before, item.size_after) for item in whole.layers if item.name in names]
     sizes_text = " to ".join(size_text(sum(side)) for side in zip(*sizes, strict=True))

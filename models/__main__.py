@@ -346,15 +346,16 @@ def export_command(checkpoint, output, exporter, weights, fold_batch_norm):
 @main.command("sample")
 @click.option("--dataset", type=dataset_name, default="fashion-mnist")
 @data_dir
-@click.option("--count", type=click.IntRange(1), default=500, help="Images, from the start of the test set.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Of which set.")
+@click.option("--count", type=click.IntRange(1), default=500, help="Images, from the start of the set.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="An .npz file.")
-def sample_command(dataset, data_dir, count, output):
-    """Write test images as the networks take them, with labels, for `bnncc compile --data` and the like."""
-    test = datasets.load(dataset, "test", data_dir)
-    if count > len(test):
-        raise click.BadParameter(f"{dataset} has {len(test)} test images", param_hint="--count")
+def sample_command(dataset, data_dir, split, count, output):
+    """Write images as the networks take them, with labels, for `bnncc compile --data` and the like."""
+    images = datasets.load(dataset, split, data_dir)
+    if count > len(images):
+        raise click.BadParameter(f"{dataset} has {len(images)} {split} images", param_hint="--count")
     with replacing(output) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, image=test.inputs(slice(count)), labels=test.labels[:count])
+        np.savez_compressed(file, image=images.inputs(slice(count)), labels=images.labels[:count])
     emit({"output": str(output), "images": count})
 
 

@@ -118,7 +118,7 @@ def markdown(rows: Sequence[Row]) -> str:
     heads = [*(name.replace("_", " ") for name in settings), "seeds", *(MEASURES[name] for name in names)]
     lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
     for row in rows:
-        given = ["" if row.settings[name] is None else str(row.settings[name]) for name in settings]
+        given = ["default" if row.settings[name] is None else str(row.settings[name]) for name in settings]
         values = [_shown(name, row.measures[name]) if name in row.measures else "" for name in names]
         lines.append("| " + " | ".join([*given, str(len(row.seeds)), *values]) + " |")
     return "\n".join(lines)

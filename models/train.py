@@ -87,10 +87,10 @@ class TrainConfig:
             raise BadInput(f"epochs {self.epochs} and batch {self.batch}: at least 1 and 2 are needed")
         if self.optimizer not in OPTIMIZERS:
             raise BadInput(f"unknown optimizer {self.optimizer!r}; there are: {', '.join(sorted(OPTIMIZERS))}")
-        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
-            raise BadInput(
-                f"learning rate {self.lr} and weight decay {self.weight_decay} have to be positive and finite"
-            )
+        if not 0 < self.lr < math.inf:
+            raise BadInput(f"learning rate {self.lr} is not positive and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise BadInput(f"weight decay {self.weight_decay} is not 0, or positive and finite")
         if self.schedule not in SCHEDULES:
             raise BadInput(f"unknown schedule {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
         if not 0 < self.gamma <= 1 or not 0 <= self.min_lr <= self.lr:
@@ -105,11 +105,10 @@ class TrainConfig:
             raise BadInput(f"mst: unknown loss {self.mst_loss!r}; there are: {', '.join(LOSSES)}")
         if self.mst_schedule not in MST_SCHEDULES:
             raise BadInput(f"mst: unknown schedule {self.mst_schedule!r}; there are: {', '.join(MST_SCHEDULES)}")
-        if not 0 <= self.mst_weight < math.inf or self.mst_centers < 1 or self.mst_refresh < 1:
-            raise BadInput(
-                f"mst: weight {self.mst_weight}, centers {self.mst_centers} and refresh {self.mst_refresh} are not "
-                "numbers of at least 0, 1 and 1"
-            )
+        if not 0 <= self.mst_weight < math.inf:
+            raise BadInput(f"mst: weight {self.mst_weight} is not 0, or positive and finite")
+        if self.mst_centers < 1 or self.mst_refresh < 1:
+            raise BadInput(f"mst: centers {self.mst_centers} and refresh {self.mst_refresh}: at least 1 of each")
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -101,7 +101,7 @@ class BiHalfWeights(WeightQuantizer):
     def __init__(self, positive: float = 0.5) -> None:
         super().__init__()
         if not 0 < positive < 1:
-            raise ValueError(f"positive (p_pos) is {positive}; it is a share between 0 and 1")
+            raise ValueError(f"positive (p_pos) is {positive}; it is a share above 0 and below 1")
         self.positive = positive
 
     @torch.no_grad()

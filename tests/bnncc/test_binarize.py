@@ -95,7 +95,7 @@ def test_sensitivity_without_labels_data_or_verification(bnncc, network):
     assert result.exit_code == 0
     text = " ".join(result.stdout.split())
     assert "Against the original, 32 samples of noise, which say little of real inputs" in text
-    assert "What each layer costs is measured with --data X.npz" in text
+    assert "`bnncc compile --binarize ... --data X.npz` measures what each layer costs" in text
 
 
 def test_the_table_says_it(bnncc, network):

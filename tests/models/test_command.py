@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from bnncc.models import shipped_path
+from bnncc.models import data, shipped_path
 from bnncc.models.__main__ import run
 
 try:
@@ -118,6 +118,9 @@ def test_train_resume_export_evaluate_sample(tmp_path):
         assert sample["image"].shape == (20, 1, 8, 8)
         assert sample["image"].dtype == np.float32
         assert sample["labels"].dtype == np.int64
+    command("sample", "--dataset", "digits", "--split", "train", "--count", 20, "-o", tmp_path / "y.npz")
+    with np.load(tmp_path / "y.npz") as sample:
+        np.testing.assert_array_equal(sample["labels"], data.load("digits", "train").labels[:20])
 
 
 @needs_torch
@@ -152,7 +155,7 @@ def test_recipe_and_what_is_given_beside_it(tmp_path):
         (["train", "--recipe", "no-such", "-o", "run"], "no recipe named 'no-such'; there are: "),
         (
             ["train", "--dataset", "digits", "--weights", "bi-half", "--weights-option", "positive=1.5", "-o", "run"],
-            "weight quantizer bi-half: positive (p_pos) is 1.5; it is a share between 0 and 1",
+            "weight quantizer bi-half: positive (p_pos) is 1.5; it is a share above 0 and below 1",
         ),
         (
             ["train", "--dataset", "digits", "--network", "mlp", "--mst-weight", "1e-6", "-o", "run"],

@@ -38,7 +38,6 @@ def train(processes, *arguments, fails=False):
 @pytest.mark.parametrize(
     "network",
     [
-        ["vgg_small", "--width", 8],
         ["bireal_resnet", "--width", 8, "--depths", "1,1", "--weights", "dab", "--mst-weight", "1e-4"],
         ["reactnet18", "--width", 8, "--depths", "1,1", "--option", "stem=small", "--weights", "bi-half"],
     ],
@@ -68,7 +67,7 @@ def test_two_processes_do_what_one_does_with_the_doubled_batch(tmp_path, network
 
 def test_a_stopped_run_goes_on_with_as_many_processes(tmp_path):
     network = ["--network", "sketch_a_net", "--option", "dropout=0.3", "--width", 2]
-    settings = [*network, "--dataset", "quickdraw", "--data-dir", sketches(tmp_path), "--batch", 16, "--epochs", 30]
+    settings = [*network, "--dataset", "quickdraw", "--data-dir", sketches(tmp_path), "--batch", 16, "--epochs", 20]
     whole = train(2, *settings, "-o", tmp_path / "whole")
     # Stopped as soon as the first epoch is told of: the launcher takes its processes with it.
     started = subprocess.Popen(command(2, *settings, "-o", tmp_path / "parts"), stdout=subprocess.PIPE, text=True)
@@ -77,7 +76,7 @@ def test_a_stopped_run_goes_on_with_as_many_processes(tmp_path):
     started.terminate()
     started.wait()
     again = train(2, *settings, "-o", tmp_path / "parts", "--resume")
-    assert 2 <= len(again) <= 30  # the configuration, and what was left of 30 epochs
+    assert 2 <= len(again) <= 20  # the configuration, and what was left of 20 epochs
     assert [line | {"seconds": 0} for line in again[1:]] == [line | {"seconds": 0} for line in whole[1 - len(again) :]]
     state = checkpoint.load(tmp_path / "whole" / "checkpoint.pt")
     assert not torch.equal(*state["torch_rng"])  # each process drops other neurons

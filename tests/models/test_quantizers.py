@@ -89,7 +89,10 @@ def test_unknown_name_tells_what_there_is():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "bi-half", "positive": 0.0}, r"bi-half: positive \(p_pos\) is 0.0; it is a share between 0 and 1"),
+        (
+            {"name": "bi-half", "positive": 0.0},
+            r"bi-half: positive \(p_pos\) is 0.0; it is a share above 0 and below 1",
+        ),
         ({"name": "bi-half", "positive": 1.0}, r"p_pos\) is 1.0"),
         ({"name": "bi-half", "positive": float("nan")}, r"p_pos\) is nan"),
         ({"name": "bi-half", "negative": 0.5}, "weight quantizer bi-half: takes no negative; it takes positive"),

@@ -34,7 +34,7 @@ def test_rows_are_what_differs_but_for_the_seed(tmp_path):
     assert markdown([first, second]).splitlines() == [
         "| weights | weights.positive | seeds | accuracy | depth of the tree |",
         "| --- | --- | --- | --- | --- |",
-        "| sign |  | 2 | 55.00 ± 7.07% | 11.5 ± 0.7 |",
+        "| sign | default | 2 | 55.00 ± 7.07% | 11.5 ± 0.7 |",
         "| bi-half | 0.3 | 1 | 70.00% | 11.0 |",
     ]
 
