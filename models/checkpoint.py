@@ -10,7 +10,7 @@ import torch
 from bnncc.errors import BadInput
 from bnncc.models.files import replacing
 
-FORMAT = 4
+FORMAT = 3
 UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError)
 """What torch raises for files of other contents: the last ones where it takes a text for instructions of pickle."""
 KINDS = {

@@ -55,15 +55,17 @@ class DistanceLoss(nn.Module, ABC):
             raise ValueError("no convolution has binary weights and activations, and filters to be drawn together")
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         for index, layer in enumerate(self.layers):
-            self.register_buffer(f"targets_{index}", torch.zeros_like(layer.weight.detach().flatten(1)))
-            self.register_buffer(f"distance_{index}", torch.zeros_like(layer.weight.detach()[0, 0, 0, 0]))
+            self.register_buffer(f"targets_{index}", layer.weight.new_zeros(layer.weight.flatten(1).shape))
+            self.register_buffer(f"distance_{index}", layer.weight.new_zeros(()))
 
     def forward(self) -> Tensor:
         """Return lambda times the distances of all layers; what the filters are drawn to is found first when due."""
         if self.step % self.refresh == 0:
             for index, layer in enumerate(self.layers):
-                for name, found in zip(("targets", "distance"), self.find(index, filter_signs(layer)), strict=True):
-                    setattr(self, f"{name}_{index}", found.to(layer.weight))  # not in place: backward may have to come
+                targets, distance = self.find(index, filter_signs(layer))
+                # Not in place: backward may have to come.
+                setattr(self, f"targets_{index}", targets.to(layer.weight))
+                setattr(self, f"distance_{index}", distance.to(layer.weight))
         self.step += 1
         total = self.layers[0].weight.new_zeros(())
         for index, layer in enumerate(self.layers):
